@@ -1,0 +1,48 @@
+# The one list of commands. Each prepares what it needs (tools/setup.sh); second runs start in seconds.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PY := .venv/bin/python
+ARGS ?=
+
+.PHONY: help setup setup-test demo test test-fast check lint format bench fuzz vectors lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## virtual environment, native module, system packages
+	@tools/setup.sh base
+
+setup-test:
+	@tools/setup.sh test
+
+demo: setup ## the live demonstration; ARGS="--quick --json out.json" passes arguments on
+	@.venv/bin/jumpvpn demo $(ARGS)
+
+test: setup-test ## all tests: Rust, Python, network namespaces
+	@cargo test --workspace --locked --quiet
+	@$(PY) -m pytest $(ARGS)
+
+test-fast: setup-test ## tests that need no namespaces
+	@$(PY) -m pytest -m "not netns" $(ARGS)
+
+check: setup-test ## format, lint, types, import contracts, clippy, licences
+	@tools/check.sh
+
+format: setup-test ## rewrite the sources in the project's format
+	@.venv/bin/ruff check --fix --quiet . && .venv/bin/ruff format --quiet . && cargo fmt
+
+bench: setup-test ## measurements in the lab, JSON on stdout; ARGS="--only recovery --runs 5"
+	@$(PY) -m bench $(ARGS)
+
+vectors: ## write spec/vectors again
+	@cargo run --quiet --locked -p jumpvpn-packet --example vectors
+
+lock: ## resolve the dependencies again
+	@.venv/bin/python -m pip install --quiet uv
+	@.venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 \
+	  --extra dev pyproject.toml -o requirements.lock
+	@cargo update
+
+clean: ## remove what the commands made
+	@rm -rf target .venv .tools demo-output bench-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

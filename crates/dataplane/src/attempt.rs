@@ -1,0 +1,240 @@
+//! The client's side of a reattach: one request under way, its reply, and hints that ask for one.
+
+use std::sync::Arc;
+
+use jumpvpn_packet::header::PathIndex;
+use jumpvpn_packet::random::draw;
+use jumpvpn_packet::reattach::{HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, Token};
+use jumpvpn_packet::schedule::EpochNonce;
+use jumpvpn_packet::seal::{OpeningKey, SealingKey};
+use jumpvpn_packet::{DropReason, SystemRandom};
+
+use crate::counters::Counter;
+use crate::error::{Error, Result};
+use crate::facts::Fact;
+use crate::session::{Keys, Session};
+use crate::shared::Shared;
+use crate::sys;
+use crate::tx::Early;
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Attempt {
+    nonce: EpochNonce,
+    next_epoch: u64,
+    path: PathIndex,
+    datagram: Vec<u8>,
+}
+
+/// A committed reattach that waits for the control plane's word.
+#[derive(Debug)]
+pub struct Committed {
+    epoch: u64,
+    path: PathIndex,
+    client_nonce: EpochNonce,
+    gateway_nonce: EpochNonce,
+}
+
+/// What the control plane asks for.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Path to move to.
+    pub path: PathIndex,
+    /// Epoch to open.
+    pub next_epoch: u64,
+    /// Version of the session record that the client believes in.
+    pub expected_version: u64,
+    /// Wall clock, ms.
+    pub time_ms: u64,
+    /// Cause in the control plane's numbering.
+    pub cause: u8,
+    /// Return token of a challenge, or empty.
+    pub token: Vec<u8>,
+    /// Send data of the next epoch at once.
+    pub zero_rtt: bool,
+}
+
+/// Begins a reattach and sends its request; an earlier one is abandoned. Returns the first 8 bytes of its nonce.
+pub fn begin(shared: &Shared, session: &Session, wish: &Wish) -> Result<[u8; 8]> {
+    let token = Token::parse(&wish.token).map_err(|_| Error::Invalid("token longer than 48 bytes".into()))?;
+    let now_ns = sys::boottime_ns();
+    let mut keys = session.keys.lock();
+    if wish.next_epoch <= keys.epoch {
+        return Err(Error::State("the next epoch must be newer than the present one"));
+    }
+    if session.tx.lock().paths[wish.path.index()].is_none() {
+        return Err(Error::State("the path is not set"));
+    }
+    abandon_locked(shared, session, &mut keys);
+    let ticket = keys.take_ticket().ok_or(Error::State("no ticket is left"))?;
+    let nonce: EpochNonce = draw(&mut SystemRandom);
+    let request = Request {
+        next_epoch: wish.next_epoch,
+        expected_version: wish.expected_version,
+        time_ms: wish.time_ms,
+        path: wish.path,
+        cause: wish.cause,
+        token,
+    };
+    let datagram = request.seal(&keys.root.control(), &ticket, &nonce);
+    let attempt = Attempt { nonce, next_epoch: wish.next_epoch, path: wish.path, datagram };
+    let mut tx = session.tx.lock();
+    send(shared, &tx, &attempt);
+    if wish.zero_rtt {
+        let key = SealingKey::new(keys.aead, &keys.root.up(wish.next_epoch, &nonce));
+        tx.early = Some(Early { key, path: wish.path });
+        tx.flush(shared, now_ns);
+    }
+    keys.attempt = Some(attempt);
+    Ok(short(&nonce))
+}
+
+/// First 8 bytes of a nonce: what replies echo.
+pub fn short(nonce: &EpochNonce) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&nonce[..8]);
+    out
+}
+
+fn send(shared: &Shared, tx: &crate::tx::Tx, attempt: &Attempt) {
+    if let Some(path) = &tx.paths[attempt.path.index()] {
+        let bytes = &attempt.datagram;
+        shared.transmit(&path.socket, path.route, bytes, bytes.len(), tx.session, attempt.path.get());
+    }
+}
+
+/// Sends the request under way again, byte for byte.
+pub fn resend(shared: &Shared, session: &Session) -> Result<()> {
+    let keys = session.keys.lock();
+    let attempt = keys.attempt.as_ref().ok_or(Error::State("no reattach is under way"))?;
+    send(shared, &session.tx.lock(), attempt);
+    Ok(())
+}
+
+/// Gives up the reattach under way: what left early waits again, a committed epoch is closed.
+pub fn abandon(shared: &Shared, session: &Session) {
+    abandon_locked(shared, session, &mut session.keys.lock());
+}
+
+fn abandon_locked(shared: &Shared, session: &Session, keys: &mut Keys) {
+    keys.attempt = None;
+    if let Some(committed) = keys.committed.take() {
+        let closed = session.rx.lock().retract(committed.epoch);
+        shared.close_cids(&closed);
+    }
+    let mut tx = session.tx.lock();
+    if tx.early.take().is_some() {
+        tx.queue.end_early(false);
+    }
+}
+
+/// Takes a reply; a committed one opens the new epoch for receiving at once.
+pub fn take_reply(shared: &Shared, datagram: &[u8]) -> std::result::Result<(), DropReason> {
+    let envelope = ReplyEnvelope::parse(datagram)?;
+    let sessions: Vec<Arc<Session>> = shared.sessions.read().values().cloned().collect();
+    for session in sessions {
+        let mut keys = session.keys.lock();
+        let Some(attempt) = keys.attempt.as_ref().filter(|attempt| short(&attempt.nonce) == envelope.echo) else {
+            continue;
+        };
+        let reply = envelope.open(&keys.root.control(), &attempt.nonce)?;
+        return take_opened(shared, &session, &mut keys, &envelope, reply);
+    }
+    shared.counters.add(Counter::UnsolicitedReply, 1);
+    Ok(())
+}
+
+fn take_opened(
+    shared: &Shared,
+    session: &Arc<Session>,
+    keys: &mut Keys,
+    envelope: &ReplyEnvelope<'_>,
+    reply: Reply,
+) -> std::result::Result<(), DropReason> {
+    let Some(attempt) = keys.attempt.take() else { return Ok(()) };
+    if reply.status == ReplyStatus::Committed {
+        if reply.epoch != attempt.next_epoch || reply.path != attempt.path {
+            return Err(DropReason::WrongEpoch);
+        }
+        let secret = keys.root.down(reply.epoch, &attempt.nonce, &envelope.gateway_nonce);
+        let key = OpeningKey::new(keys.aead, &secret);
+        if !shared.open_cids(key.cids(), session) {
+            return Ok(());
+        }
+        let drain_until = sys::boottime_ns() + shared.settings.drain_ns;
+        let closed = session.rx.lock().install(key, Some(drain_until));
+        shared.close_cids(&closed);
+        keys.committed = Some(Committed {
+            epoch: reply.epoch,
+            path: reply.path,
+            client_nonce: attempt.nonce,
+            gateway_nonce: envelope.gateway_nonce,
+        });
+    } else {
+        let mut tx = session.tx.lock();
+        if tx.early.take().is_some() {
+            tx.queue.end_early(false);
+        }
+    }
+    keys.add_tickets(reply.tickets);
+    shared.tell(Fact::ReattachReply {
+        session: session.handle,
+        nonce: short(&attempt.nonce),
+        status: reply.status as u8,
+        epoch: reply.epoch,
+        version: reply.version,
+        reason: reply.reason,
+        path: reply.path.get(),
+        token: reply.token.as_bytes().to_vec(),
+    });
+    Ok(())
+}
+
+/// Makes the committed epoch the one that sends, its path active, and sends what is owed and what waited.
+pub fn finish(shared: &Shared, session: &Session) -> Result<()> {
+    let now_ns = sys::boottime_ns();
+    let mut keys = session.keys.lock();
+    let committed = keys.committed.take().ok_or(Error::State("no reattach is committed"))?;
+    (keys.epoch, keys.client_nonce, keys.gateway_nonce) =
+        (committed.epoch, committed.client_nonce, committed.gateway_nonce);
+    keys.rekey.forget();
+    let mut tx = session.tx.lock();
+    let early = tx.early.take();
+    tx.queue.end_early(early.is_some());
+    let key = match early {
+        Some(early) => early.key,
+        None => SealingKey::new(keys.aead, &keys.root.up(committed.epoch, &committed.client_nonce)),
+    };
+    tx.install_key(key);
+    tx.active = Some(committed.path);
+    {
+        let mut rx = session.rx.lock();
+        rx.current = committed.epoch;
+        rx.active = Some(committed.path);
+    }
+    tx.send_probe(shared, committed.path, None, true, now_ns);
+    tx.flush(shared, now_ns);
+    drop(tx);
+    session.look_by(shared, now_ns);
+    Ok(())
+}
+
+/// Takes a hint: believed only when it answers a probe of ours.
+pub fn take_hint(shared: &Shared, datagram: &[u8]) -> std::result::Result<(), DropReason> {
+    let envelope = HintEnvelope::parse(datagram)?;
+    let session = shared.session_of(&envelope.cid).ok_or(DropReason::UnknownCid)?;
+    let keys = session.keys.lock();
+    let hint = envelope.open(&keys.root.control())?;
+    let rx = session.rx.lock();
+    let path = rx.epochs.iter().find_map(|open| open.key.path_of(&envelope.cid)).ok_or(DropReason::UnknownCid)?;
+    drop(rx);
+    let tx = session.tx.lock();
+    let expected = tx.paths[path.index()].as_ref().is_some_and(|state| state.expects(&hint.challenge));
+    drop(tx);
+    if !expected {
+        shared.counters.add(Counter::UnsolicitedReply, 1);
+        return Ok(());
+    }
+    shared.tell(Fact::Hinted { session: session.handle, path: path.get(), cause: hint.cause });
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! UDP to TUN: receive trains, open in place, join to super-packets, write; frames are handled on the way.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use jumpvpn_packet::control::{FIRST_APPLICATION_TYPE, TYPE_REKEY_REPLY, TYPE_REKEY_REQUEST};
+use jumpvpn_packet::frames::Probe;
+use jumpvpn_packet::header::{Kind, PathIndex};
+use jumpvpn_packet::random::draw;
+use jumpvpn_packet::reattach::Hint;
+use jumpvpn_packet::{Cid, DropReason, SystemRandom};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use quinn_udp::RecvMeta;
+
+use crate::coalesce::Coalescer;
+use crate::counters::Counter;
+use crate::facts::Fact;
+use crate::path::Path;
+use crate::rx::{Arrival, Event, Sink};
+use crate::session::Session;
+use crate::shared::Shared;
+use crate::tun::Device;
+use crate::tx::Tx;
+use crate::udp::{Route, Socket};
+use crate::{attempt, requests, sys};
+
+const WAKER: Token = Token(0);
+/// Messages per receive call.
+const BATCH: usize = 32;
+/// A message may be a train of 64 KiB.
+const MESSAGE: usize = 64 << 10;
+/// Joined packets are handed on when this much waits: the receiver's core starts while this one opens the rest.
+const FLUSH_BYTES: usize = 32 << 10;
+/// Ready sockets are served this often before new readiness is asked for.
+const TURNS_PER_POLL: u32 = 8;
+/// A session gets at most one hint per this time.
+const HINT_INTERVAL_NS: u64 = 20_000_000;
+/// Cause in hints: this gateway may not send in the session's epoch.
+const HINT_NO_EPOCH: u8 = 1;
+/// A new source is challenged again at most this often.
+const CHALLENGE_INTERVAL_NS: u64 = 100_000_000;
+
+/// Where a datagram came from and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Socket it came to.
+    pub socket: &'a Arc<Socket>,
+    /// The way back.
+    pub route: Route,
+    /// Time of its batch.
+    pub now_ns: u64,
+}
+
+/// State of the ingress thread.
+#[derive(Debug)]
+pub struct Ingress {
+    shared: Arc<Shared>,
+    device: Option<Arc<Device>>,
+    poll: Poll,
+    buffer: Vec<u8>,
+    coalescer: Coalescer,
+    waiting_bytes: usize,
+    sink: Sink,
+    ready: VecDeque<Arc<Socket>>,
+    turns: u32,
+}
+
+impl Ingress {
+    /// Watches nothing yet; sockets are added through the returned registry.
+    pub fn new(shared: Arc<Shared>) -> io::Result<(Self, Registry, Arc<Waker>)> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let waker = Arc::new(Waker::new(&registry, WAKER)?);
+        let ingress = Self {
+            device: shared.device(),
+            shared,
+            poll,
+            buffer: vec![0; BATCH * MESSAGE],
+            coalescer: Coalescer::default(),
+            waiting_bytes: 0,
+            sink: Sink::default(),
+            ready: VecDeque::new(),
+            turns: 0,
+        };
+        Ok((ingress, registry, waker))
+    }
+
+    /// Waits for sockets if none is known to be ready, then takes one batch from one of them.
+    pub fn turn(&mut self) -> io::Result<()> {
+        self.turns = self.turns.wrapping_add(1);
+        if self.ready.is_empty() || self.turns.is_multiple_of(TURNS_PER_POLL) {
+            self.wait()?;
+        }
+        let Some(socket) = self.ready.pop_front() else { return Ok(()) };
+        if self.receive(&socket) {
+            self.ready.push_back(socket);
+        }
+        self.flush();
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let timeout = (!self.ready.is_empty()).then_some(std::time::Duration::ZERO);
+        let mut events = Events::with_capacity(64);
+        match self.poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            let socket = self.shared.sockets.read().get(&(event.token().0 as u64)).cloned();
+            let Some(socket) = socket else { continue };
+            if event.is_error() {
+                drain_errors(&self.shared, &socket);
+            }
+            if !self.ready.iter().any(|known| known.id == socket.id) {
+                self.ready.push_back(socket);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one batch; true when more may wait.
+    fn receive(&mut self, socket: &Arc<Socket>) -> bool {
+        let mut meta = [RecvMeta::default(); BATCH];
+        let received = {
+            let mut chunks = self.buffer.chunks_exact_mut(MESSAGE);
+            let mut slices: [IoSliceMut<'_>; BATCH] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            socket.receive(&mut slices, &mut meta)
+        };
+        let count = match received {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => {
+                self.shared.counters.add(Counter::ReceiveError, 1);
+                drain_errors(&self.shared, socket);
+                return true;
+            }
+        };
+        let now_ns = sys::boottime_ns();
+        for (index, message) in meta[..count].iter().enumerate() {
+            let source = message.dst_ip.filter(|_| socket.is_wildcard());
+            let route = Route { peer: message.addr, source };
+            let place = index * MESSAGE..index * MESSAGE + message.len;
+            self.take_message(&Origin { socket, route, now_ns }, place, message.stride);
+            if self.waiting_bytes >= FLUSH_BYTES {
+                self.flush();
+            }
+        }
+        count == BATCH
+    }
+
+    /// Handles the datagrams of one message; those of one session and epoch in a row are opened under one lock.
+    fn take_message(&mut self, origin: &Origin<'_>, place: Range<usize>, stride: usize) {
+        let shared = Arc::clone(&self.shared);
+        let stride = stride.max(1);
+        shared.counters.add(Counter::ReceivedDatagrams, place.len().div_ceil(stride) as u64);
+        let mut at = place.start;
+        while at < place.end {
+            let first = at..place.end.min(at + stride);
+            at = first.end;
+            match Kind::of(&self.buffer[first.clone()]) {
+                Ok(Kind::Data) if first.len() >= 8 => {
+                    let same = |next: usize| {
+                        next + 8 <= place.end && self.buffer[next..next + 8] == self.buffer[first.start..first.start + 8]
+                    };
+                    while at < place.end && same(at) {
+                        at = place.end.min(at + stride);
+                    }
+                    self.open_group(&shared, origin, first.start..at, stride);
+                }
+                Ok(kind) => take_other(&shared, origin, kind, &mut self.buffer[first]),
+                Err(reason) => shared.counters.dropped(reason),
+            }
+        }
+    }
+
+    fn open_group(&mut self, shared: &Arc<Shared>, origin: &Origin<'_>, group: Range<usize>, stride: usize) {
+        let count = group.len().div_ceil(stride);
+        let mut cid: Cid = [0; 7];
+        cid.copy_from_slice(&self.buffer[group.start + 1..group.start + 8]);
+        let Some(session) = shared.session_of(&cid) else {
+            (0..count).for_each(|_| shared.counters.dropped(DropReason::UnknownCid));
+            return;
+        };
+        let wake_ns = {
+            let mut rx = session.rx.lock();
+            let arrival = Arrival {
+                source: origin.route.peer,
+                now_ns: origin.now_ns,
+                allowed: shared.is_gateway.then_some(&session.inner),
+                counters: &shared.counters,
+            };
+            for start in group.clone().step_by(stride) {
+                let place = start..group.end.min(start + stride);
+                if let Err(reason) = rx.open(&mut self.buffer, place, &arrival, &mut self.sink) {
+                    shared.counters.dropped(reason);
+                }
+            }
+            rx.due_reports(origin.now_ns, &mut self.sink);
+            rx.report_deadline()
+        };
+        self.pass_on();
+        if let Some(wake_ns) = wake_ns {
+            session.look_by(shared, wake_ns);
+        }
+        handle_events(shared, &session, origin, &mut self.sink.events);
+    }
+
+    fn pass_on(&mut self) {
+        let join = self.device.as_ref().is_some_and(|device| device.vnet());
+        for place in self.sink.packets.drain(..) {
+            self.waiting_bytes += place.len();
+            self.coalescer.push(&self.buffer, place, join);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.waiting_bytes = 0;
+        if self.coalescer.is_empty() {
+            return;
+        }
+        let (shared, device) = (&self.shared, self.device.as_deref());
+        self.coalescer.flush(&self.buffer, device.is_some_and(Device::vnet), |parts| {
+            match device.map_or(Ok(0), |device| device.write(parts)) {
+                Ok(_) => shared.counters.add(Counter::TunWrites, 1),
+                Err(_) => shared.counters.add(Counter::TunWriteError, 1),
+            }
+        });
+    }
+}
+
+/// Adds `socket` to what the ingress thread watches.
+pub fn watch(registry: &Registry, socket: &Socket) -> io::Result<()> {
+    let token = Token(usize::try_from(socket.id).map_err(io::Error::other)?);
+    registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
+}
+
+/// Ends the watch of `socket`.
+pub fn unwatch(registry: &Registry, socket: &Socket) -> io::Result<()> {
+    registry.deregister(&mut SourceFd(&socket.as_raw_fd()))
+}
+
+/// Errors the queue of one socket can hold are few; the bound keeps a flood of ICMP from holding the thread.
+const ERRORS_PER_TURN: usize = 64;
+
+fn drain_errors(shared: &Shared, socket: &Socket) {
+    for _ in 0..ERRORS_PER_TURN {
+        let Some(errno) = socket.next_error() else { return };
+        let (session, path) = if shared.is_gateway { (0, -1) } else { path_of(shared, socket) };
+        shared.tell_socket_error(socket, errno, session, path);
+    }
+}
+
+/// The client's path that uses `socket`; (0, -1) when none does.
+fn path_of(shared: &Shared, socket: &Socket) -> (u64, i16) {
+    for session in shared.sessions.read().values() {
+        let tx = session.tx.lock();
+        let uses = |path: &Option<Path>| path.as_ref().is_some_and(|path| path.socket.id == socket.id);
+        if let Some(at) = tx.paths.iter().position(uses) {
+            return (session.handle, at as i16);
+        }
+    }
+    (0, -1)
+}
+
+fn take_other(shared: &Arc<Shared>, origin: &Origin<'_>, kind: Kind, datagram: &mut [u8]) {
+    let outcome = match (kind, shared.is_gateway) {
+        (Kind::HandshakeInit, true) => shared.births.take_init(shared, origin, datagram),
+        (Kind::ReattachRequest, true) => requests::take(shared, origin, datagram),
+        (Kind::HandshakeResponse, false) => shared.births.take_response(shared, origin, datagram),
+        (Kind::CookieReply, false) => shared.births.take_cookie(shared, datagram),
+        (Kind::ReattachReply, false) => attempt::take_reply(shared, datagram),
+        (Kind::ReattachHint, false) => attempt::take_hint(shared, datagram),
+        (Kind::Data, _) => Err(DropReason::Truncated),
+        _ => {
+            shared.counters.add(Counter::UnexpectedKind, 1);
+            Ok(())
+        }
+    };
+    if let Err(reason) = outcome {
+        shared.counters.dropped(reason);
+    }
+}
+
+/// Does what opened frames ask for, in order.
+pub fn handle_events(shared: &Arc<Shared>, session: &Arc<Session>, origin: &Origin<'_>, events: &mut Vec<Event>) {
+    for event in events.drain(..) {
+        match event {
+            Event::Probe { path, epoch, probe, counts } => {
+                let mut tx = session.tx.lock();
+                if tx.key.is_some() {
+                    tx.send_report(shared, path, counts, Some((probe, 0, origin.socket, origin.route)));
+                } else {
+                    drop(tx);
+                    send_hint(shared, session, origin, path, epoch, &probe);
+                }
+            }
+            Event::Report { path, epoch, report } => {
+                let source = origin.route.peer;
+                session.tx.lock().take_report(shared, path, epoch, &report, source, origin.now_ns);
+            }
+            Event::Control { path, message } => match message.message_type {
+                TYPE_REKEY_REQUEST => crate::rekey::take_request(shared, session, path, &message),
+                TYPE_REKEY_REPLY => crate::rekey::take_reply(shared, session, &message),
+                kind if kind >= FIRST_APPLICATION_TYPE && !message.repeated => {
+                    let kind = kind - FIRST_APPLICATION_TYPE;
+                    let (session, path, payload) = (session.handle, path.get(), message.content);
+                    shared.tell(Fact::Control { session, path, kind, payload });
+                }
+                _ => {}
+            },
+            Event::Confirmed { path, epoch } => {
+                confirm(shared, session, epoch, origin.now_ns);
+                let (session, path, peer) = (session.handle, path.get(), origin.route.peer);
+                shared.tell(Fact::EpochConfirmed { session, epoch, path, peer });
+            }
+            Event::NewSource { path, active } => take_source(shared, session, origin, path, active),
+            Event::ReportDue { .. } => send_due_report(shared, &mut session.tx.lock(), &event),
+        }
+    }
+}
+
+/// Sends an unsolicited report.
+pub fn send_due_report(shared: &Shared, tx: &mut Tx, event: &Event) {
+    if let Event::ReportDue { path, counts } = event {
+        tx.send_report(shared, *path, *counts, None);
+    }
+}
+
+/// The newest epoch works in both directions: what only bridged to it ends.
+fn confirm(shared: &Shared, session: &Session, epoch: u64, now_ns: u64) {
+    let mut keys = session.keys.lock();
+    if keys.epoch == epoch {
+        keys.previous_root = None;
+    }
+    if let Some(sealing) = keys.rekey.take_switch(epoch) {
+        let mut tx = session.tx.lock();
+        let mut rx = session.rx.lock();
+        tx.install_key(sealing);
+        rx.current = epoch;
+        rx.drain_old(now_ns + shared.settings.drain_ns);
+    }
+}
+
+fn send_hint(
+    shared: &Shared,
+    session: &Session,
+    origin: &Origin<'_>,
+    path: PathIndex,
+    epoch: u64,
+    probe: &Probe,
+) {
+    let keys = session.keys.lock();
+    let Some(cids) = &keys.hint_cids else { return };
+    let mut tx = session.tx.lock();
+    if origin.now_ns < tx.last_hint_ns + HINT_INTERVAL_NS {
+        shared.counters.add(Counter::RateLimited, 1);
+        return;
+    }
+    tx.last_hint_ns = origin.now_ns;
+    drop(tx);
+    let hint = Hint { challenge: probe.challenge, epoch, cause: HINT_NO_EPOCH };
+    let datagram = hint.seal(&keys.root.control(), &cids[path.index()], &draw(&mut SystemRandom));
+    shared.counters.add(Counter::HintSent, 1);
+    shared.transmit(origin.socket, origin.route, &datagram, datagram.len(), session.handle, path.get());
+}
+
+/// The path's datagrams come from a new source. A standby path follows it; an active one only after a challenge.
+fn take_source(shared: &Shared, session: &Session, origin: &Origin<'_>, path: PathIndex, active: bool) {
+    if !shared.is_gateway {
+        return;
+    }
+    let mut tx = session.tx.lock();
+    let limits = tx.limits[path.index()];
+    let known = tx.paths[path.index()].as_mut();
+    let (new, now_ns) = (origin.route.peer, origin.now_ns);
+    let Some(state) = known.filter(|_| active) else {
+        // The peer's address of a standby path is only a note: nothing is sent there but answers.
+        tx.paths[path.index()] = Some(Path::new(Arc::clone(origin.socket), origin.route, limits, now_ns));
+        session.rx.lock().paths[path.index()].peer = Some(new);
+        return;
+    };
+    let (told, waited) = match state.moved {
+        Some((address, at)) => (address == new, now_ns >= at + CHALLENGE_INTERVAL_NS),
+        None => (false, true),
+    };
+    if !waited {
+        return;
+    }
+    state.moved = Some((new, now_ns));
+    let old = state.route.peer;
+    if !told {
+        shared.tell(Fact::PeerMoved { session: session.handle, path: path.get(), old, new });
+    }
+    tx.send_probe(shared, path, Some(new), true, now_ns);
+}

@@ -1,0 +1,243 @@
+//! Rekey inside a live session: the client asks, the gateway answers, the first datagram of the new epoch switches.
+
+use std::sync::Arc;
+
+use jumpvpn_packet::control::{ControlMessage, TYPE_REKEY_REPLY, TYPE_REKEY_REQUEST};
+use jumpvpn_packet::header::PathIndex;
+use jumpvpn_packet::kem::KemKeyPair;
+use jumpvpn_packet::rekey::{requested_epoch, respond, RekeyInitiator, Rekeyed};
+use jumpvpn_packet::seal::{OpeningKey, SealingKey};
+use jumpvpn_packet::{DropReason, SystemRandom};
+
+use crate::error::{Error, Result};
+use crate::facts::Fact;
+use crate::session::{Keys, Session};
+use crate::shared::Shared;
+use crate::sys;
+use crate::timer::NEVER;
+
+/// First repetition of an unanswered request; doubled each time.
+const FIRST_REPEAT_NS: u64 = 250_000_000;
+/// Repetitions before it is given up: 250 ms doubled five times is 16 s, beyond any live path's round trip.
+const MAX_REPEATS: u32 = 6;
+
+struct Asked {
+    initiator: RekeyInitiator,
+    message_id: u32,
+    next_ns: u64,
+    repeats: u32,
+}
+
+struct Answered {
+    request_id: u32,
+    reply_id: u32,
+    reply: Vec<u8>,
+}
+
+/// Rekey of one session, either role.
+#[derive(Default)]
+pub struct Rekeying {
+    asked: Option<Asked>,
+    answer: Option<Rekeyed>,
+    replied: Option<Answered>,
+    switch: Option<SealingKey>,
+}
+
+impl std::fmt::Debug for Rekeying {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rekeying(redacted)")
+    }
+}
+
+impl Rekeying {
+    /// Forgets everything: another exchange opened a newer epoch.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The sending key that waits for the first datagram of `epoch`.
+    pub fn take_switch(&mut self, epoch: u64) -> Option<SealingKey> {
+        self.switch.take_if(|key| key.epoch() == epoch)
+    }
+}
+
+/// A request that waits for the gateway's decision.
+pub struct Pending {
+    session: Arc<Session>,
+    message: ControlMessage,
+    prepared: Option<(Vec<u8>, Rekeyed)>,
+    /// When it came.
+    pub since_ns: u64,
+}
+
+/// Client: begins a rekey; a second order while one is under way changes nothing.
+pub fn begin(shared: &Shared, session: &Session) -> Result<()> {
+    if shared.is_gateway {
+        return Err(Error::State("the client begins a rekey"));
+    }
+    let mut keys = session.keys.lock();
+    if keys.rekey.asked.is_some() {
+        return Ok(());
+    }
+    let initiator = RekeyInitiator::new(keys.epoch + 1, KemKeyPair::generate(), &mut SystemRandom);
+    let message_id = session.tx.lock().new_message_id();
+    let asked = Asked { initiator, message_id, next_ns: sys::boottime_ns(), repeats: 0 };
+    keys.rekey = Rekeying { asked: Some(asked), ..Rekeying::default() };
+    drop(keys);
+    session.look_by(shared, sys::boottime_ns());
+    Ok(())
+}
+
+impl Session {
+    /// Client: sends the request of a rekey under way when it is due; returns when to look again.
+    pub fn repeat_rekey(&self, shared: &Shared, now_ns: u64) -> u64 {
+        let Some(mut keys) = self.keys.try_lock() else { return now_ns };
+        let Some(asked) = &mut keys.rekey.asked else { return NEVER };
+        if now_ns < asked.next_ns {
+            return asked.next_ns;
+        }
+        if asked.repeats == MAX_REPEATS {
+            keys.rekey.forget();
+            return NEVER;
+        }
+        asked.next_ns = now_ns + (FIRST_REPEAT_NS << asked.repeats);
+        asked.repeats += 1;
+        let mut tx = self.tx.lock();
+        if let Some(path) = tx.any_path() {
+            tx.repeat_message(shared, path, asked.message_id, TYPE_REKEY_REQUEST, asked.initiator.request());
+        }
+        asked.next_ns
+    }
+}
+
+/// Gateway: takes a request; a repeated one gets the same reply again.
+pub fn take_request(shared: &Shared, session: &Arc<Session>, path: PathIndex, message: &ControlMessage) {
+    if !shared.is_gateway {
+        return;
+    }
+    let keys = session.keys.lock();
+    if message.repeated {
+        if let Some(answered) = keys.rekey.replied.as_ref().filter(|done| done.request_id == message.message_id) {
+            let mut tx = session.tx.lock();
+            tx.repeat_message(shared, path, answered.reply_id, TYPE_REKEY_REPLY, &answered.reply);
+        }
+        return;
+    }
+    if requested_epoch(&message.content) != Ok(keys.epoch + 1) {
+        shared.counters.dropped(DropReason::BadRekey);
+        return;
+    }
+    drop(keys);
+    let request = shared.new_handle();
+    let since_ns = sys::boottime_ns();
+    let pending = Pending { session: Arc::clone(session), message: message.clone(), prepared: None, since_ns };
+    let mut requests = shared.requests.lock();
+    // One undecided rekey per session: a newer request replaces it.
+    requests.rekeys.retain(|_, other| !Arc::ptr_eq(&other.session, session));
+    requests.rekeys.insert(request, pending);
+    shared.tell(Fact::RekeyRequest { request, session: session.handle });
+}
+
+/// Gateway: makes the new root; returns the sealed secret for the record. Sends nothing.
+pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
+    let cluster = shared.cluster.as_ref().ok_or(Error::State("a client decides no requests"))?;
+    let (session, content) = {
+        let requests = shared.requests.lock();
+        let pending = requests.rekeys.get(&request).ok_or(Error::Unknown("rekey request", request))?;
+        (Arc::clone(&pending.session), pending.message.content.clone())
+    };
+    let keys = session.keys.lock();
+    let prepared = respond(&content, &keys.root, &mut SystemRandom)
+        .map_err(|reason| Error::Invalid(format!("rekey cannot be answered: {reason}")))?;
+    let mut record = keys.record();
+    let rekeyed = &prepared.1;
+    (record.epoch, record.client_nonce, record.gateway_nonce) =
+        (rekeyed.epoch, rekeyed.transcript, rekeyed.transcript);
+    record.previous_root = Some(std::mem::replace(&mut record.root, rekeyed.root.clone()));
+    let sealed = record.seal(cluster, &session.id, &mut SystemRandom);
+    drop(keys);
+    let mut requests = shared.requests.lock();
+    let pending = requests.rekeys.get_mut(&request).ok_or(Error::Unknown("rekey request", request))?;
+    pending.prepared = Some(prepared);
+    Ok(sealed)
+}
+
+/// Gateway: opens the new epoch for receiving and replies; the sending side follows the client's first datagram.
+pub fn commit(shared: &Shared, request: u64) -> Result<()> {
+    let pending = shared.requests.lock().rekeys.remove(&request).ok_or(Error::Unknown("rekey request", request))?;
+    let (reply, rekeyed) = pending.prepared.ok_or(Error::State("the rekey is not prepared"))?;
+    let session = pending.session;
+    let mut keys = session.keys.lock();
+    if rekeyed.epoch != keys.epoch + 1 {
+        return Err(Error::State("another epoch was opened in the meantime"));
+    }
+    let key = OpeningKey::new(keys.aead, &rekeyed.up());
+    if !shared.open_cids(key.cids(), &session) {
+        return Err(Error::State("connection IDs collide; the client has to ask again"));
+    }
+    let sealing = SealingKey::new(keys.aead, &rekeyed.down());
+    adopt(&mut keys, &rekeyed);
+    let mut tx = session.tx.lock();
+    let closed = session.rx.lock().install(key, None);
+    shared.close_cids(&closed);
+    let reply_id = tx.new_message_id();
+    if let Some(path) = tx.any_path() {
+        tx.repeat_message(shared, path, reply_id, TYPE_REKEY_REPLY, &reply);
+    }
+    drop(tx);
+    keys.rekey = Rekeying {
+        replied: Some(Answered { request_id: pending.message.message_id, reply_id, reply }),
+        switch: Some(sealing),
+        ..Rekeying::default()
+    };
+    Ok(())
+}
+
+fn adopt(keys: &mut Keys, rekeyed: &Rekeyed) {
+    keys.previous_root = Some(std::mem::replace(&mut keys.root, rekeyed.root.clone()));
+    (keys.epoch, keys.client_nonce, keys.gateway_nonce) = (rekeyed.epoch, rekeyed.transcript, rekeyed.transcript);
+}
+
+/// Client: takes the reply; the new epoch is open for receiving from now on.
+pub fn take_reply(shared: &Shared, session: &Arc<Session>, message: &ControlMessage) {
+    let mut keys = session.keys.lock();
+    let Some(asked) = keys.rekey.asked.as_ref().filter(|_| !message.repeated) else { return };
+    let rekeyed = match asked.initiator.finish(&message.content, &keys.root) {
+        Ok(rekeyed) => rekeyed,
+        Err(reason) => {
+            shared.counters.dropped(reason);
+            return;
+        }
+    };
+    let key = OpeningKey::new(keys.aead, &rekeyed.down());
+    if !shared.open_cids(key.cids(), session) {
+        return;
+    }
+    let closed = session.rx.lock().install(key, None);
+    shared.close_cids(&closed);
+    let epoch = rekeyed.epoch;
+    keys.rekey = Rekeying { answer: Some(rekeyed), ..Rekeying::default() };
+    shared.tell(Fact::RekeyReply { session: session.handle, epoch });
+}
+
+/// Client: makes the new epoch the one that sends, and probes so that the gateway follows.
+pub fn finish(shared: &Shared, session: &Session) -> Result<()> {
+    let now_ns = sys::boottime_ns();
+    let mut keys = session.keys.lock();
+    let rekeyed = keys.rekey.answer.take().ok_or(Error::State("no rekey was answered"))?;
+    adopt(&mut keys, &rekeyed);
+    keys.previous_root = None;
+    let mut tx = session.tx.lock();
+    tx.install_key(SealingKey::new(keys.aead, &rekeyed.up()));
+    {
+        let mut rx = session.rx.lock();
+        rx.current = rekeyed.epoch;
+        rx.drain_old(now_ns + shared.settings.drain_ns);
+    }
+    if let Some(path) = tx.any_path() {
+        tx.send_probe(shared, path, None, false, now_ns);
+    }
+    drop(tx);
+    session.look_by(shared, now_ns);
+    Ok(())
+}

@@ -1,0 +1,343 @@
+//! Receiving side of one session: the open epochs with their windows, and what each path received.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use jumpvpn_packet::control::{ControlMessage, ControlReassembler};
+use jumpvpn_packet::frames::{Plaintext, Probe, Report};
+use jumpvpn_packet::header::{DataHeader, PathIndex, HEADER_LEN, MAX_PATHS, TAG_LEN};
+use jumpvpn_packet::seal::OpeningKey;
+use jumpvpn_packet::{Cid, DropReason};
+
+use crate::counters::{Counter, Counters};
+use crate::inner::{self, Prefix};
+
+/// Unsolicited reports leave at this interval while data comes in: loss and silence are known 40 times a second.
+pub const REPORT_INTERVAL_NS: u64 = 25_000_000;
+/// Datagrams of a next epoch held while its reattach is undecided: a decision takes milliseconds.
+pub const MAX_HELD: usize = 256;
+
+/// What was received on one path in one epoch; all 0 when nothing was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Counts {
+    pub epoch: u64,
+    pub highest: u64,
+    pub received: u64,
+    pub lowest_missing: u64,
+}
+
+/// What one path received, over all epochs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RxPath {
+    /// Inner packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Peer's address, as the sending side knows it.
+    pub peer: Option<SocketAddr>,
+    /// Inner packets came since the last report.
+    pub report_due: bool,
+    /// When the last report was due.
+    pub reported_ns: u64,
+}
+
+/// One open epoch.
+#[derive(Debug)]
+pub struct RxEpoch {
+    /// Its key and windows.
+    pub key: OpeningKey,
+    /// When its drain ends.
+    pub expires_ns: Option<u64>,
+}
+
+/// A next epoch whose reattach is undecided, with the plaintexts that came early.
+#[derive(Debug)]
+pub struct Held {
+    /// The undecided request.
+    pub request: u64,
+    /// Source of the request: its early data is no sign of a moved peer.
+    pub peer: SocketAddr,
+    /// Key derived from the client's nonce.
+    pub key: OpeningKey,
+    /// (path, plaintext), oldest first.
+    pub plaintexts: Vec<(PathIndex, Vec<u8>)>,
+}
+
+/// What an opened datagram asks for beside its delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Event {
+    Probe { path: PathIndex, epoch: u64, probe: Probe, counts: Counts },
+    Report { path: PathIndex, epoch: u64, report: Report },
+    Control { path: PathIndex, message: ControlMessage },
+    Confirmed { path: PathIndex, epoch: u64 },
+    /// Authenticated from a source other than the path's peer; `active` when the path carries data.
+    NewSource { path: PathIndex, active: bool },
+    ReportDue { path: PathIndex, counts: Counts },
+}
+
+/// What one run over received datagrams leaves to do.
+#[derive(Debug, Default)]
+pub struct Sink {
+    /// Places of the inner packets to deliver.
+    pub packets: Vec<Range<usize>>,
+    /// The rest, in order.
+    pub events: Vec<Event>,
+}
+
+/// Receiving side of one session; guarded by one lock, held for a batch.
+#[derive(Default)]
+pub struct Rx {
+    /// Open epochs, oldest first; the last is the newest.
+    pub epochs: Vec<RxEpoch>,
+    /// Undecided next epoch.
+    pub held: Option<Held>,
+    /// A datagram of the newest epoch was received.
+    pub confirmed: bool,
+    /// Windows are unknown (restored): nothing may be delivered and nothing moves.
+    pub restored: bool,
+    /// Epoch that this node seals in, too: its counts are reported.
+    pub current: u64,
+    /// Path that carries data.
+    pub active: Option<PathIndex>,
+    /// Per path.
+    pub paths: [RxPath; MAX_PATHS],
+    /// Datagrams that came twice.
+    pub duplicates: u64,
+    /// Datagrams below the window.
+    pub too_old: u64,
+    /// Last inner packet received.
+    pub last_data_ns: u64,
+    reassembler: ControlReassembler,
+}
+
+impl std::fmt::Debug for Rx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rx(epochs: {:?}, redacted)", self.epochs)
+    }
+}
+
+/// Where a batch of datagrams came from and how to judge it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Source address.
+    pub source: SocketAddr,
+    /// Time of the batch.
+    pub now_ns: u64,
+    /// Inner ranges of the session, checked at the gateway; None at the client.
+    pub allowed: Option<&'a [Prefix]>,
+    /// Where refusals are counted.
+    pub counters: &'a Counters,
+}
+
+impl Rx {
+    /// Opens the datagram at `place` of `buffer` and puts what follows from it into `sink`.
+    pub fn open(
+        &mut self,
+        buffer: &mut [u8],
+        place: Range<usize>,
+        arrival: &Arrival<'_>,
+        sink: &mut Sink,
+    ) -> Result<(), DropReason> {
+        let header = DataHeader::parse(&buffer[place.clone()])?;
+        if self.held.as_ref().is_some_and(|held| held.key.epoch() & 15 == u64::from(header.epoch_bits)) {
+            return self.hold(&mut buffer[place], arrival);
+        }
+        let at = self.epochs.iter().position(|open| open.key.epoch() & 15 == u64::from(header.epoch_bits));
+        let at = at.ok_or(DropReason::WrongEpoch)?;
+        let opened = self.epochs[at].key.open(&mut buffer[place.clone()]);
+        let opened = opened.inspect_err(|reason| match reason {
+            DropReason::ReplayRepeated => self.duplicates += 1,
+            DropReason::ReplayOld => self.too_old += 1,
+            _ => {}
+        })?;
+        let (path, newest) = (opened.path, opened.newest);
+        let is_inner = matches!(opened.plaintext.first(), Some(first) if matches!(first >> 4, 4 | 6));
+        let current = self.epochs[at].key.epoch() == self.current;
+        if !self.restored {
+            self.note_arrival(path, at, newest && current, arrival, sink);
+        }
+        let plain = place.start + HEADER_LEN..place.end - TAG_LEN;
+        if is_inner {
+            self.take_inner(&buffer[plain.clone()], path, current, arrival).then(|| sink.packets.push(plain));
+            return Ok(());
+        }
+        self.take_frame(&buffer[plain], path, at, arrival, sink)
+    }
+
+    fn note_arrival(&mut self, path: PathIndex, at: usize, newest: bool, arrival: &Arrival<'_>, sink: &mut Sink) {
+        self.confirm(path, at, sink);
+        let expected = self.held.as_ref().is_some_and(|held| held.peer == arrival.source);
+        if newest && !expected && self.paths[path.index()].peer != Some(arrival.source) {
+            let event = Event::NewSource { path, active: self.active == Some(path) };
+            if sink.events.last() != Some(&event) {
+                sink.events.push(event);
+            }
+        }
+    }
+
+    /// Notes that a datagram of the epoch at place `at` authenticated.
+    pub fn confirm(&mut self, path: PathIndex, at: usize, sink: &mut Sink) {
+        if at + 1 == self.epochs.len() && !self.confirmed {
+            self.confirmed = true;
+            sink.events.push(Event::Confirmed { path, epoch: self.epochs[at].key.epoch() });
+        }
+    }
+
+    fn hold(&mut self, datagram: &mut [u8], arrival: &Arrival<'_>) -> Result<(), DropReason> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        if held.plaintexts.len() >= MAX_HELD {
+            arrival.counters.add(Counter::HeldOverflow, 1);
+            return Ok(());
+        }
+        let opened = held.key.open(datagram)?;
+        held.plaintexts.push((opened.path, opened.plaintext.to_vec()));
+        Ok(())
+    }
+
+    /// Counts an inner packet; true when it may be delivered.
+    pub fn take_inner(&mut self, packet: &[u8], path: PathIndex, current: bool, arrival: &Arrival<'_>) -> bool {
+        if self.restored {
+            arrival.counters.add(Counter::NotBound, 1);
+            return false;
+        }
+        let seen = &mut self.paths[path.index()];
+        seen.packets += 1;
+        seen.bytes += packet.len() as u64;
+        seen.report_due |= current;
+        self.last_data_ns = arrival.now_ns;
+        let Some(allowed) = arrival.allowed else { return true };
+        let source = inner::source(packet);
+        let owned = source.is_some_and(|source| allowed.iter().any(|range| range.contains(source)));
+        if !owned {
+            arrival.counters.add(Counter::InnerSource, 1);
+        }
+        owned
+    }
+
+    /// Takes a frame that is no inner packet; `at` is its epoch's place.
+    pub fn take_frame(
+        &mut self,
+        plaintext: &[u8],
+        path: PathIndex,
+        at: usize,
+        arrival: &Arrival<'_>,
+        sink: &mut Sink,
+    ) -> Result<(), DropReason> {
+        let epoch = self.epochs[at].key.epoch();
+        match Plaintext::parse(plaintext)? {
+            Plaintext::Probe(probe) => {
+                let counts = self.counts(at, path);
+                sink.events.push(Event::Probe { path, epoch, probe, counts });
+            }
+            Plaintext::Report(_) | Plaintext::Control(_) if self.restored => {
+                arrival.counters.add(Counter::NotBound, 1);
+            }
+            Plaintext::Report(report) => sink.events.push(Event::Report { path, epoch, report }),
+            Plaintext::Control(frame) => {
+                if let Some(message) = self.reassembler.accept(&frame, arrival.now_ns)? {
+                    sink.events.push(Event::Control { path, message });
+                }
+            }
+            Plaintext::Ipv4(_) | Plaintext::Ipv6(_) => {}
+        }
+        Ok(())
+    }
+
+    fn counts(&self, at: usize, path: PathIndex) -> Counts {
+        let key = &self.epochs[at].key;
+        let Some(window) = key.window(path) else { return Counts { epoch: key.epoch(), ..Counts::default() } };
+        Counts {
+            epoch: key.epoch(),
+            highest: window.highest().unwrap_or(0),
+            received: window.received(),
+            lowest_missing: window.lowest_missing(),
+        }
+    }
+
+    /// What `path` received in the current epoch.
+    pub fn current_counts(&self, path: PathIndex) -> Counts {
+        let at = self.epochs.iter().position(|open| open.key.epoch() == self.current);
+        at.map_or_else(Counts::default, |at| self.counts(at, path))
+    }
+
+    /// Reports that are due by `now_ns`, taken off the list.
+    pub fn due_reports(&mut self, now_ns: u64, sink: &mut Sink) {
+        for path in PathIndex::all() {
+            let seen = &mut self.paths[path.index()];
+            if seen.report_due && now_ns >= seen.reported_ns + REPORT_INTERVAL_NS {
+                seen.report_due = false;
+                seen.reported_ns = now_ns;
+                let counts = self.current_counts(path);
+                sink.events.push(Event::ReportDue { path, counts });
+            }
+        }
+    }
+
+    /// When the next report is due.
+    pub fn report_deadline(&self) -> Option<u64> {
+        let due = self.paths.iter().filter(|seen| seen.report_due);
+        due.map(|seen| seen.reported_ns + REPORT_INTERVAL_NS).min()
+    }
+
+    /// Opens `key`'s epoch as the newest; the one before drains until `drain_until_ns` (None: until told), older ones end.
+    ///
+    /// Returns the connection IDs that are no longer open.
+    pub fn install(&mut self, key: OpeningKey, drain_until_ns: Option<u64>) -> Vec<Cid> {
+        let mut closed: Vec<Cid> = Vec::new();
+        if self.restored {
+            // Without windows the old epoch would deliver again what it delivered before.
+            self.epochs.drain(..).for_each(|open| closed.extend(open.key.cids()));
+            self.restored = false;
+        }
+        while self.epochs.len() > 1 {
+            closed.extend(self.epochs.remove(0).key.cids());
+        }
+        if let Some(old) = self.epochs.last_mut() {
+            old.expires_ns = drain_until_ns;
+        }
+        self.epochs.push(RxEpoch { key, expires_ns: None });
+        self.confirmed = false;
+        closed
+    }
+
+    /// Closes the newest epoch again if it is `epoch`; the one before stays. Returns its connection IDs.
+    pub fn retract(&mut self, epoch: u64) -> Vec<Cid> {
+        if self.epochs.last().is_none_or(|open| open.key.epoch() != epoch) {
+            return Vec::new();
+        }
+        let closed = self.epochs.pop().map_or_else(Vec::new, |open| open.key.cids().to_vec());
+        if let Some(last) = self.epochs.last_mut() {
+            last.expires_ns = None;
+        }
+        self.confirmed = true;
+        closed
+    }
+
+    /// Begins the drain of every epoch but the newest.
+    pub fn drain_old(&mut self, until_ns: u64) {
+        if let Some((_, old)) = self.epochs.split_last_mut() {
+            old.iter_mut().for_each(|open| open.expires_ns = open.expires_ns.or(Some(until_ns)));
+        }
+    }
+
+    /// Ends drains that are over; returns their connection IDs.
+    pub fn expire(&mut self, now_ns: u64) -> Vec<Cid> {
+        let over = |open: &RxEpoch| open.expires_ns.is_some_and(|at| now_ns >= at);
+        let closed = self.epochs.iter().filter(|open| over(open)).flat_map(|open| *open.key.cids()).collect();
+        self.epochs.retain(|open| !over(open));
+        closed
+    }
+
+    /// When the next drain ends.
+    pub fn drain_deadline(&self) -> Option<u64> {
+        self.epochs.iter().filter_map(|open| open.expires_ns).min()
+    }
+
+    /// All connection IDs that lead here.
+    pub fn all_cids(&self) -> Vec<Cid> {
+        let held = self.held.iter().flat_map(|held| *held.key.cids());
+        self.epochs.iter().flat_map(|open| *open.key.cids()).chain(held).collect()
+    }
+}

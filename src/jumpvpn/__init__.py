@@ -1,0 +1,1 @@
+"""Jumping VPN: a session that survives the death of its transports."""

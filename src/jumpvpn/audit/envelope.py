@@ -1,0 +1,97 @@
+"""The envelope of every event record: one JSON object with the same fields, whatever happened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jumpvpn.audit.catalogue import CATALOGUE, Lane, severity_of
+from jumpvpn.values import DomainEvent, TransportView
+
+ENVELOPE_VERSION = 1
+LARGEST_INTEGER = 2**53 - 1  # RFC 8785 numbers are IEEE doubles
+_REASON = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where and when: the node, its clocks in this turn of the loop, the policy in force."""
+
+    node_id: str
+    cluster_id: str
+    boot_id: str
+    time_ms: int
+    mono_ms: int
+    policy_version: str
+    policy_digest: str
+
+
+def build_record(event: DomainEvent, context: Context, *, idx: int = 1, n: int = 1) -> dict[str, Any]:
+    """The record without chain fields, ready for ``Chain.append``; ``idx`` of ``n`` within the events of one commit.
+
+    Asserts that the catalogue allows it: a wrong event is our own defect, never the peer's.
+    """
+    _check(event)
+    severity = severity_of(event.name, event.state, event.reason)
+    return {
+        "v": ENVELOPE_VERSION,
+        "event": event.name,
+        "severity": int(severity),
+        "time_ms": context.time_ms,
+        "mono_ms": context.mono_ms,
+        "boot_id": context.boot_id,
+        "session_uid": event.session,
+        "state_version": event.state_version,
+        "idx": idx,
+        "n": n,
+        "prev_state": event.prev_state,
+        "state": event.state,
+        "reason": event.reason,
+        "contributing": list(event.contributing),
+        "node_id": context.node_id,
+        "cluster_id": context.cluster_id,
+        "owner_epoch": event.owner_epoch,
+        "policy_version": context.policy_version,
+        "policy_digest": context.policy_digest,
+        "transport": None if event.transport is None else _transport(event.transport),
+        "cause": None,
+        "data": {name: _plain(value) for name, value in event.data.items()},
+    }
+
+
+def _transport(info: TransportView) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "proto": info.proto,
+        "local": info.local,
+        "peer": info.peer,
+        "binding_gen": info.binding_gen,
+    }
+
+
+def _check(event: DomainEvent) -> None:
+    entry = CATALOGUE.get(event.name)
+    assert entry is not None, f"event {event.name!r} is not in the catalogue"
+    assert Lane(event.lane) in entry.lanes, f"{event.name} does not belong to lane {event.lane}"
+    unknown = set(event.data) - entry.fields
+    assert not unknown, f"{event.name} has no data fields {sorted(unknown)}"
+    assert event.reason is None or _REASON.fullmatch(event.reason), f"{event.reason!r} is not a reason code"
+    if event.lane == Lane.STATE.value:
+        assert event.session is not None, f"{event.name} is in the state lane and names no session"
+        assert event.state is not None, f"{event.name} is in the state lane and names no state"
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only; integers must survive every JSON reader."""
+    if isinstance(value, bool) or value is None or isinstance(value, str | float):
+        return value
+    if isinstance(value, int):
+        assert abs(value) <= LARGEST_INTEGER, "integers of events stay below 2^53"
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise AssertionError(f"an event cannot carry a {type(value).__name__}")

@@ -1,0 +1,223 @@
+"""Carries out the client engine's orders in the packet core, and reads its facts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outputs as out
+from jumpvpn.engine.outputs import Output
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, error_name
+from jumpvpn.session.reasons import Reason, reason_of_code
+from jumpvpn.session.records import Kept
+from jumpvpn.values import Epoch, TransportId, Version
+
+RESEND_SECONDS = 0.1  # a lost request or answer costs this much; bounded by the attempt's deadline
+CLOSE_COPIES = 3  # the keys are erased right after, so the message is sent thrice instead of acknowledged
+_STATUS = ("committed", "challenge", "denied")
+
+
+@dataclass(slots=True)
+class Way:
+    """The socket behind one transport."""
+
+    path: int
+    socket: int
+    peer: str
+    local: str
+    interface: str
+    opened_ns: int
+
+
+class ClientExecutor:
+    """Knows which socket and path index belong to which transport."""
+
+    def __init__(self, plane: Plane, mark: int, post: Callable[[Any], None], prepare: Callable[[str], None]) -> None:
+        self._plane = plane
+        self._mark = mark
+        self._post = post
+        self._prepare = prepare
+        self.ways: dict[TransportId, Way] = {}
+        self.handle = 0
+        self.uid = ""
+        self.kept_record = Kept(b"", "", ())
+        self.ended: Callable[[Reason], None] = lambda _reason: None
+        self.handshake_facts: Callable[[Fact], None] = lambda _fact: None
+        self._resend: asyncio.TimerHandle | None = None
+        self.sources: dict[TransportId, tuple[str, str]] = {}  # interface and local address, from netlink
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def adopt(self, handle: int, uid: str, kept: Kept) -> None:
+        """The handshake succeeded: from now on paths belong to session ``handle``."""
+        self.handle, self.uid, self.kept_record = handle, uid, kept
+        for way in self.ways.values():
+            self._plane.set_path(handle, way.path, way.socket, way.peer)
+
+    def seal(self, secret: out.Secret | None, uid: str) -> bytes | None:
+        """A client keeps no key material."""
+        return None
+
+    def kept(self, uid: str) -> Kept:
+        """The device, for the record's completeness."""
+        return self.kept_record
+
+    def execute(self, order: Output) -> None:
+        """Carry out one order."""
+        match order:
+            case out.OpenPath():
+                self._open(order)
+            case out.ClosePath():
+                self._close(order)
+            case out.AskReattach():
+                self._ask(order)
+            case out.AbandonReattach():
+                self._stop_resending()
+                self._plane.abandon_reattach(self.handle)
+            case out.FinishReattach():
+                self._stop_resending()
+                self._plane.finish_reattach(self.handle)
+            case out.EndSession():
+                self._end(order)
+            case _:
+                self._on_path(order)
+
+    def _on_path(self, order: Output) -> None:
+        match order:
+            case out.TuneLiveness() if (way := self.ways.get(order.transport)) is not None and self.handle:
+                self._plane.set_liveness(
+                    self.handle, way.path, order.probe_busy, order.probe_idle, order.silence_busy, order.silence_idle,
+                    order.dead_factor,
+                )  # fmt: skip
+            case out.ChallengePath() if (way := self.ways.get(order.transport)) is not None:
+                self._plane.probe_now(self.handle, way.path)
+            case out.Activate() if (way := self.ways.get(order.transport)) is not None:
+                self._plane.activate(self.handle, way.path)
+            case out.Deactivate():
+                self._plane.deactivate(self.handle)
+            case out.AskRekey():
+                self._plane.begin_rekey(self.handle)
+            case out.FinishRekey():
+                self._plane.finish_rekey(self.handle)
+
+    def _open(self, order: out.OpenPath) -> None:
+        interface, local = self.sources[order.transport]
+        bind = f"[{local}]:0" if ":" in local else f"{local}:0"
+        try:
+            self._prepare(interface)
+            socket, address = self._plane.open_socket(bind=bind, interface=interface, mark=self._mark)
+        except OSError as error:
+            name = error_name(error.errno or 0)
+            self._post(inp.SocketFailed(order.transport, name, local=True))
+            return
+        way = Way(order.path, socket, order.peer, address, interface, clock.boot_time())
+        self.ways[order.transport] = way
+        if self.handle:
+            self._plane.set_path(self.handle, way.path, way.socket, way.peer)
+
+    def _close(self, order: out.ClosePath) -> None:
+        way = self.ways.pop(order.transport, None)
+        if way is None:
+            return
+        if self.handle:
+            self._plane.drop_path(self.handle, way.path)
+        self._plane.close_socket(way.socket)
+
+    def _ask(self, order: out.AskReattach) -> None:
+        self._stop_resending()
+        way = self.ways.get(order.transport)
+        if way is None:
+            return
+        self._plane.begin_reattach(
+            self.handle, path=way.path, next_epoch=order.epoch, expected_version=order.expected_version,
+            time_ms=clock.wall_time_ms(), cause=order.cause.code, token=order.token,
+        )  # fmt: skip
+        self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._plane.resend_reattach(self.handle)
+        self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
+
+    def _stop_resending(self) -> None:
+        if self._resend is not None:
+            self._resend.cancel()
+            self._resend = None
+
+    def _end(self, order: out.EndSession) -> None:
+        self._stop_resending()
+        if self.handle:
+            if order.tell_peer:
+                for _ in range(CLOSE_COPIES):
+                    self._plane.send_control(self.handle, CLOSE, order.reason.code.to_bytes(2, "big"), None)
+            self._plane.close_session(self.handle)
+            self.handle = 0
+        self.ended(order.reason)
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def consume(self, fact: Fact) -> None:
+        """Turn one fact of the packet core into an input."""
+        kind = fact[0]
+        if kind in ("handshake_response", "handshake_failed"):
+            self.handshake_facts(fact)
+        elif kind == "socket_error":
+            self._socket_error(fact)
+        elif kind == "control":
+            self._control(fact)
+        elif kind == "reattach_reply":
+            self._reattach_reply(fact)
+        elif kind == "rekey_reply":
+            self._post(inp.RekeyAnswered(Epoch(fact[2])))
+        elif len(fact) > 2 and (transport := self._transport(fact[2])) is not None:
+            self._path_fact(kind, transport, fact)
+
+    def _path_fact(self, kind: str, transport: TransportId, fact: Fact) -> None:
+        match kind:
+            case "path_validated":
+                self._post(inp.PathValidated(self.uid, transport, fact[3], fact[4]))
+            case "path_measured":
+                up, down = fact[5] / 1e6, fact[6] / 1e6
+                self._post(inp.PathMeasured(self.uid, transport, fact[3], fact[4], up, down))
+            case "path_silent":
+                self._post(inp.PathSilent(self.uid, transport, fact[3], fact[4]))
+            case "path_dead":
+                self._post(inp.PathDead(self.uid, transport, fact[3]))
+            case "path_heard":
+                self._post(inp.PathHeard(self.uid, transport))
+            case "hinted":
+                self._post(inp.Hinted(self.uid, transport))
+
+    def _socket_error(self, fact: Fact) -> None:
+        _, socket, number, *_ = fact
+        for transport, way in self.ways.items():
+            if way.socket == socket:
+                self._post(inp.SocketFailed(transport, error_name(number), number in LOCAL_ERRORS))
+                return
+
+    def _control(self, fact: Fact) -> None:
+        _, _, _, kind, payload = fact
+        if kind == CLOSE and len(payload) == 2:
+            self._post(inp.PeerClosed(self.uid, _told(reason_of_code(int.from_bytes(payload, "big")))))
+
+    def _reattach_reply(self, fact: Fact) -> None:
+        _, _, nonce_id, status, epoch, version, code, path, token = fact
+        transport = self._transport(path)
+        if transport is None or not 0 <= status < len(_STATUS):
+            return
+        reason = reason_of_code(code)
+        answer = inp.ReattachAnswered(
+            transport, nonce_id, _STATUS[status], Epoch(epoch), Version(version), reason, bytes(token)
+        )
+        self._post(answer)
+
+    def _transport(self, path: int) -> TransportId | None:
+        return next((transport for transport, way in self.ways.items() if way.path == path), None)
+
+
+def _told(reason: Reason) -> Reason:
+    """What the peer's reason means here: that we were superseded is worth saying, all else is "the peer closed"."""
+    return reason if reason is Reason.DEVICE_SUPERSEDED else Reason.PEER_CLOSED

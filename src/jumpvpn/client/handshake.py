@@ -1,0 +1,123 @@
+"""BIRTH on the client: offer the device's key over one transport after the other until a gateway answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from jumpvpn.client.executor import ClientExecutor
+from jumpvpn.engine.client import ClientEngine
+from jumpvpn.policy.selection import Selected
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.dataplane import Fact, Plane
+from jumpvpn.values import SessionId, TransportId
+
+RESEND_SECONDS = 0.5  # the two datagrams of an offer are small; a gateway answers within one round trip
+TRANSPORT_SECONDS = 2.0  # then the next transport gets its turn
+IDLE_SECONDS = 0.2  # nothing usable: look again (netlink says so sooner)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a completed handshake brought."""
+
+    transport: TransportId
+    handle: int
+    session_id: SessionId
+    welcome: bytes
+    peer: str
+
+
+class NoAnswer(Exception):
+    """No gateway accepted within the handshake timeout; the text names what was tried."""
+
+
+class Handshake:
+    """Runs offers over transports in the engine's order of choice."""
+
+    def __init__(
+        self, plane: Plane, engine: ClientEngine, executor: ClientExecutor, keys: dict[str, bytes], state_dir: Path
+    ) -> None:
+        self._plane = plane
+        self._engine = engine
+        self._executor = executor
+        self._keys = keys  # gateway name -> public key
+        self._stamp_file = state_dir / "last-handshake"
+        self._facts: asyncio.Queue[Fact] = asyncio.Queue()
+        executor.handshake_facts = self._facts.put_nowait
+
+    async def run(self, timeout_ns: int) -> Answer:
+        """The first answer. Raises NoAnswer after ``timeout_ns``."""
+        tried: list[TransportId] = []
+        ever: set[TransportId] = set()
+        try:
+            async with asyncio.timeout(timeout_ns / 1e9):
+                while True:
+                    choice = self._engine.first_choice(clock.boot_time(), tuple(tried))
+                    if not isinstance(choice, Selected):
+                        tried.clear()
+                        await asyncio.sleep(IDLE_SECONDS)
+                        continue
+                    tried.append(choice.transport)
+                    ever.add(choice.transport)
+                    answer = await self._offer(choice.transport)
+                    if answer is not None:
+                        return answer
+        except TimeoutError:
+            raise NoAnswer(_explanation(sorted(ever))) from None
+
+    async def _offer(self, transport: TransportId) -> Answer | None:
+        way = self._executor.ways.get(transport)
+        if way is None:
+            return None
+        key = self._keys[self._engine.transports[transport].gateway]
+        offer = self._plane.begin_handshake(
+            socket=way.socket, gateway=way.peer, gateway_key=key, timestamp_ns=self._next_timestamp(), credential=b""
+        )
+        answer: Answer | None = None
+        try:
+            async with asyncio.timeout(TRANSPORT_SECONDS):
+                answer = await self._answered(offer, transport)
+        except TimeoutError:
+            answer = None
+        if answer is None:
+            self._plane.cancel_handshake(offer)
+        return answer
+
+    async def _answered(self, offer: int, transport: TransportId) -> Answer | None:
+        way = self._executor.ways[transport]
+        while True:
+            try:
+                async with asyncio.timeout(RESEND_SECONDS):
+                    fact = await self._facts.get()
+            except TimeoutError:
+                self._plane.resend_handshake(offer, way.socket, way.peer)
+                continue
+            if fact[0] == "handshake_response" and fact[1] == offer:
+                return Answer(transport, fact[2], SessionId(fact[3]), fact[4], fact[5])
+            if fact[0] == "handshake_failed" and fact[1] == offer:
+                return None
+
+    def _next_timestamp(self) -> int:
+        """Wall clock (ns), but above every earlier one of this device: a clock that went back locks nobody out."""
+        try:
+            last = int(self._stamp_file.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            last = 0
+        stamp = max(clock.wall_time_ns(), last + 1)
+        fd = os.open(self._stamp_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(str(stamp))
+        return stamp
+
+
+def _explanation(ever: list[TransportId]) -> str:
+    if not ever:
+        return "no transport to any gateway is usable: is an interface up, with an address and a route?"
+    tried = ", ".join(ever)
+    return (
+        f"no gateway answered over {tried}; check its address and UDP port, its public key in this file, "
+        "and that this device's public key is in the gateway's [[device]] list"
+    )

@@ -1,0 +1,308 @@
+"""The client process: acquires what it needs in order, runs the engine, gives everything back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fnmatch
+import hashlib
+import ipaddress
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from jumpvpn.client.executor import ClientExecutor
+from jumpvpn.client.handshake import Answer, Handshake, NoAnswer
+from jumpvpn.config import ClientConfig, decode_key, load_client, split_address
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine.client import ClientEngine
+from jumpvpn.policy.model import Policy
+from jumpvpn.policy.problems import Rejected
+from jumpvpn.runtime import clock, journal, node, status
+from jumpvpn.runtime.cleanup import Ownership, TunInterface
+from jumpvpn.runtime.control import ControlServer, Refused
+from jumpvpn.runtime.dataplane import Plane, drain
+from jumpvpn.runtime.driver import Driver
+from jumpvpn.runtime.keys import read_private_key
+from jumpvpn.runtime.netlink import NetMonitor
+from jumpvpn.runtime.netstate import IPAddress, NetFact, Usable, usable_transports
+from jumpvpn.runtime.errors import StartFailed
+from jumpvpn.runtime.recorder import Recorder
+from jumpvpn.runtime.routing import configure_tunnel, loosen_source_check, protect_inner_addresses, route_into_tunnel
+from jumpvpn.runtime.stores.memory import MemoryStore
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.records import Kept
+from jumpvpn.session.state import State
+from jumpvpn.values import DomainEvent, SessionId, TransportId, Version
+from jumpvpn.wire.welcome import BadWelcome, Welcome, decode_welcome
+
+PROTOCOL = "udp"
+EXIT_TERMINATED = 3  # the session ended by a rule; the reason is printed. 0: someone asked for it
+
+
+class ClientNode:
+    """One client. ``run`` returns the exit code; errors that a person can act on are ``node.FAILURES``."""
+
+    def __init__(self, config: ClientConfig, source: Path | None = None) -> None:
+        self._config = config
+        self._source = source  # the file, for a reload on SIGHUP
+        self._policy = _with_preferences(config)
+        self._engine = ClientEngine(self._policy)
+        self._ended: asyncio.Future[Reason]
+        self._plane_handle: Plane
+        self._recorder: Recorder
+        self._executor: ClientExecutor
+        self._driver: Driver
+        self._welcome: Welcome | None = None
+        self._addresses: list[tuple[str, IPAddress]] = []
+        self._complaint = ""
+
+    async def run(self) -> int:
+        """Run until the session ends or a signal comes."""
+        self._ended = asyncio.get_running_loop().create_future()
+        node.require_privileges()
+        key = read_private_key(self._config.private_key_file)
+        node.make_private_directory(self._config.state_dir)
+        async with contextlib.AsyncExitStack() as stack:
+            return await self._run(stack, key)
+
+    async def _run(self, stack: contextlib.AsyncExitStack, key: bytes) -> int:
+        config = self._config
+        owner = await Ownership.claim(config.state_dir / "owned-client.json")
+        stack.push_async_callback(node.release, owner)
+        events = journal.Journal(config.events)
+        stack.callback(events.close)
+        recorder = Recorder.create(config.name, events, MemoryStore(), self._policy)
+        control = ControlServer(config.control, self._commands(), {"events": self._follow})
+        await control.start()
+        stack.push_async_callback(control.close)
+        plane = self._plane(key, owner)
+        stack.callback(plane.stop)
+        self._recorder = recorder
+        self._plane_handle = plane
+        executor = ClientExecutor(plane, config.mark, self._post, lambda name: loosen_source_check(owner, name))
+        executor.ended = self._session_ended
+        self._executor = executor
+        self._driver = Driver(self._engine, executor, recorder)
+        self._started()
+        asyncio.get_running_loop().add_reader(plane.fact_fd, drain, plane, executor.consume)
+        stack.callback(asyncio.get_running_loop().remove_reader, plane.fact_fd)
+        node.on_signals(self._stop, self._reload)
+        monitor = await stack.enter_async_context(NetMonitor())
+        self._addresses = await self._resolve()
+        self._network_changed(monitor, [])
+        jobs = (self._driver.run(), self._watch(monitor), self._be_born(owner, key), recorder.forget_exported())
+        async with node.background(*jobs, on_failure=self._failed):
+            reason = await self._ended
+            await asyncio.sleep(0)
+        return self._farewell(reason)
+
+    def _plane(self, key: bytes, owner: Ownership) -> Plane:
+        config, recovery = self._config, self._policy.recovery
+        owner.note(TunInterface(config.tunnel.name))
+        try:
+            return Plane(
+                role="client", private_key=key, cluster_key=b"", tun=config.tunnel.name, mtu=config.tunnel.mtu,
+                queue_bytes=1 << 20, replay_bytes=recovery.replay_buffer,
+                replay_ms=recovery.replay_time // 1_000_000,
+            )  # fmt: skip
+        except OSError as error:
+            raise StartFailed(f"cannot create the tunnel interface {config.tunnel.name}: {error}") from error
+
+    # --- birth -------------------------------------------------------------------------------------------------------
+
+    async def _be_born(self, owner: Ownership, key: bytes) -> None:
+        keys = {gateway.name: decode_key(gateway.public_key) for gateway in self._config.gateway}
+        handshake = Handshake(self._plane_handle, self._engine, self._executor, keys, self._config.state_dir)
+        device = hashlib.sha256(key).hexdigest()[:16]
+        try:
+            answer = await handshake.run(self._policy.session.handshake_timeout)
+            welcome = decode_welcome(answer.welcome)
+        except NoAnswer as error:
+            self._complaint = str(error)
+            self._post(inp.HandshakeAbandoned(SessionId(secrets.token_bytes(16)), device, Reason.HANDSHAKE_TIMEOUT))
+            return
+        except BadWelcome as error:
+            self._complaint = str(error)
+            self._post(inp.HandshakeAbandoned(SessionId(secrets.token_bytes(16)), device, Reason.HANDSHAKE_FAILED))
+            return
+        await self._configure(owner, welcome)
+        self._accept(answer, welcome, device)
+
+    async def _configure(self, owner: Ownership, welcome: Welcome) -> None:
+        config = self._config
+        name = config.tunnel.name
+        await configure_tunnel(owner, name, welcome.addresses, min(config.tunnel.mtu, welcome.mtu))
+        await protect_inner_addresses(owner, config.name, name, welcome.addresses)
+        wanted = config.tunnel.routes
+        announced = [ipaddress.ip_network(route) for route in welcome.routes]
+        routes = [str(route) for route in announced if wanted is None or _covered(route, wanted)]
+        await route_into_tunnel(owner, name, routes, config.mark, config.table)
+        self._welcome = welcome
+
+    def _accept(self, answer: Answer, welcome: Welcome, device: str) -> None:
+        uid = answer.session_id.uid
+        self._executor.adopt(answer.handle, uid, Kept(b"", self._config.name, welcome.addresses))
+        policy = welcome.limits.applied_to(self._policy)
+        self._post(
+            inp.HandshakeAnswered(
+                answer.session_id, answer.transport, answer.peer, device, policy, Version(welcome.version)
+            )
+        )
+
+    # --- network -----------------------------------------------------------------------------------------------------
+
+    async def _watch(self, monitor: NetMonitor) -> None:
+        async for facts in monitor.changes():
+            self._network_changed(monitor, facts)
+
+    def _network_changed(self, monitor: NetMonitor, facts: list[NetFact]) -> None:
+        usable = usable_transports(monitor.snapshot, self._addresses, self._allowed)
+        reachable = tuple(self._reachable(way) for way in usable)
+        for way, transport in zip(usable, reachable, strict=True):
+            self._executor.sources[transport.id] = (way.interface, str(way.source))
+        self._post(inp.TransportsChanged(reachable, _evidence(facts, set(self._engine.transports))))
+
+    def _reachable(self, way: Usable) -> inp.Reachable:
+        identifier = TransportId(f"{way.interface}/{PROTOCOL}/{way.gateway}")
+        port = next(split_address(g.address)[1] for g in self._config.gateway if g.name == way.gateway)
+        peer = f"[{way.address}]:{port}" if way.address.version == 6 else f"{way.address}:{port}"
+        return inp.Reachable(identifier, way.interface, PROTOCOL, way.gateway, peer, str(way.source))
+
+    def _allowed(self, interface: str) -> bool:
+        rules = self._config.interfaces
+        if interface in (self._config.tunnel.name, "lo"):
+            return False
+        matches = lambda patterns: any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns)  # noqa: E731
+        return matches(rules.allow) and not matches(rules.deny)
+
+    async def _resolve(self) -> list[tuple[str, IPAddress]]:
+        """Gateway addresses, asked of the system's resolver before the tunnel exists. Raises StartFailed."""
+        found: list[tuple[str, IPAddress]] = []
+        failures: list[str] = []
+        for gateway in self._config.gateway:
+            host, port = split_address(gateway.address)
+            try:
+                answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            except OSError as error:
+                failures.append(f"{host}: {error.strerror}")
+                continue
+            addresses = {ipaddress.ip_address(answer[4][0].partition("%")[0]) for answer in answers}
+            first = min(addresses, key=lambda address: (address.version, address.packed))
+            found.append((gateway.name, first))
+        if not found:
+            raise StartFailed(f"no gateway name can be resolved ({'; '.join(failures)}); check [[gateway]] address")
+        return found
+
+    # --- control -----------------------------------------------------------------------------------------------------
+
+    def _commands(self) -> dict[str, Any]:
+        return {"status": self._status, "down": self._down, "switch": self._switch, "terminate": self._down}
+
+    async def _status(self, _args: Any) -> Any:
+        return status.of_client(self._engine, self._executor.handle, self._plane_handle, self._config, self._welcome)
+
+    async def _down(self, _args: Any) -> Any:
+        self._stop()
+        return {"stopping": True}
+
+    async def _switch(self, args: Any) -> Any:
+        target = TransportId(str(args.get("to", "")))
+        session = self._engine.session
+        if session is None:
+            raise Refused("there is no session yet: the handshake is under way", "invalid_state_for_reattach")
+        match = [t for t in self._engine.transports if t == target or t.split("/")[0] == target]
+        if len(match) != 1:
+            known = ", ".join(sorted(self._engine.transports)) or "none"
+            raise Refused(f"no transport {target!r}; known are: {known}", "invalid_transport_candidate")
+        refusal = self._engine.switch_refusal(session, match[0], clock.boot_time())
+        self._post(inp.OperatorSwitch(match[0]))
+        if refusal is not None:
+            raise Refused(_refusal_text(match[0], refusal), refusal[0])
+        return {"switching_to": match[0]}
+
+    async def _follow(self, args: Any) -> AsyncIterator[Any]:
+        async for line in journal.follow(self._config.events, from_start=bool(args.get("from_start", False))):
+            yield line.decode("utf-8").rstrip("\n")
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def _post(self, event: Any) -> None:
+        self._driver.post(event)
+
+    def _stop(self) -> None:
+        session = self._engine.session
+        if session is not None and session.state is not State.TERMINATED:
+            self._post(inp.OperatorTerminate(session.uid))
+        elif not self._ended.done():
+            self._ended.set_result(Reason.OPERATOR_TERMINATED)
+
+    def _reload(self) -> None:
+        if self._source is None:
+            return
+        try:
+            policy = _with_preferences(load_client(self._source))
+        except (Rejected, OSError) as error:
+            self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
+            return
+        self._recorder.use_policy(policy)
+        self._post(inp.PolicyOffered(policy))
+
+    def _session_ended(self, reason: Reason) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+    def _failed(self, failure: BaseException) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(failure)
+
+    def _started(self) -> None:
+        data = {"role": "client", "boot_id": clock.boot_id(), "program_version": status.program_version()}
+        self._recorder.emit((DomainEvent("node.started", "N", data=data),), clock.now())
+
+    def _farewell(self, reason: Reason) -> int:
+        self._recorder.emit((DomainEvent("node.stopped", "N", data={"cause": reason.value}),), clock.now())
+        asked = reason in (Reason.OPERATOR_TERMINATED,)
+        text = self._complaint or reason.meaning.text
+        sys.stderr.write(f"jumpvpn: session ended: {reason.value}: {text}\n")
+        if reason in (Reason.HANDSHAKE_TIMEOUT, Reason.HANDSHAKE_FAILED):
+            return 1
+        return 0 if asked else EXIT_TERMINATED
+
+
+def _with_preferences(config: ClientConfig) -> Policy:
+    """The policy, with ``interfaces.prefer`` as its preference when it states none itself."""
+    policy = config.policy
+    if policy.transports.prefer or not config.interfaces.prefer:
+        return policy
+    prefer = tuple(f"interface:{pattern}" for pattern in config.interfaces.prefer)
+    return policy.model_copy(update={"transports": policy.transports.model_copy(update={"prefer": prefer})})
+
+
+def _covered(route: Any, wanted: tuple[Any, ...]) -> bool:
+    return any(route.version == network.version and route.subnet_of(network) for network in wanted)
+
+
+def _evidence(facts: list[NetFact], known: set[TransportId]) -> dict[TransportId, str]:
+    """Which kind of loss each known transport's interface suffered: link before address before route."""
+    words = {"InterfaceGone": "link", "InterfaceDown": "link", "AddressRemoved": "address", "RouteRemoved": "route"}
+    order = ("link", "address", "route")
+    found: dict[TransportId, str] = {}
+    for fact in facts:
+        word = words.get(type(fact).__name__)
+        if word is None:
+            continue
+        for transport in known:
+            if transport.split("/")[0] == fact.interface:
+                best = found.get(transport, word)
+                found[transport] = min(best, word, key=order.index)
+    return found
+
+
+def _refusal_text(target: TransportId, refusal: tuple[str, dict[str, Any]]) -> str:
+    reason, detail = refusal
+    words = ", ".join(f"{name} {value}" for name, value in detail.items() if name != "to_id")
+    return f"switch to {target} denied: {reason} ({words})"

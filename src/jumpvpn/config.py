@@ -1,0 +1,393 @@
+"""Configuration files (TOML), parsed once into frozen values; every mistake of a file is reported at once."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from jumpvpn.policy.model import Policy, load_policy
+from jumpvpn.policy.problems import Problem, Rejected, problems_of, quoted
+from jumpvpn.toml_lines import line_of
+
+KEY_BYTES = 32  # X25519 (RFC 7748)
+DEFAULT_PORT = 51900
+# 1500 of Ethernet less IPv6 and UDP (48), our seal (32) and 40 for PPPoE, NAT64 and the like on the way.
+DEFAULT_MTU = 1380
+SMALLEST_MTU = 1280  # IPv6 demands it of every link (RFC 8200, section 5)
+LARGEST_MTU = 9000
+LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ - 1
+
+Checked = TypeVar("Checked")
+
+
+class Table(BaseModel):
+    """Common strictness: unknown keys, wrong types and later changes are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+def _parsed(read: Callable[[str], Any], wanted: str) -> BeforeValidator:
+    """A field that is written as text and kept as what ``read`` makes of it."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise PydanticCustomError("text", "must be a text in quotes: {wanted}", {"wanted": wanted})
+        try:
+            return read(value)
+        except ValueError:
+            raise PydanticCustomError("text", "must be {wanted}", {"wanted": wanted}) from None
+
+    return BeforeValidator(check)
+
+
+def _checked(is_valid: Callable[[str], object], wanted: str) -> AfterValidator:
+    """A field that stays text and must satisfy ``is_valid``."""
+
+    def check(value: str) -> str:
+        try:
+            valid = is_valid(value)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise PydanticCustomError("text", "must be {wanted}", {"wanted": wanted})
+        return value
+
+    return AfterValidator(check)
+
+
+def decode_key(text: str) -> bytes:
+    """The 32 bytes of a key in base64. Raises ValueError."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
+    if len(raw) != KEY_BYTES:
+        raise ValueError(f"{len(raw)} bytes instead of {KEY_BYTES}")
+    return raw
+
+
+def encode_key(raw: bytes) -> str:
+    """A key of 32 bytes as 44 characters of base64."""
+    return base64.b64encode(raw).decode("ascii")
+
+
+def split_address(text: str, default_port: int | None = None) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``. Raises ValueError."""
+    matched = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:\s]+))(?::([0-9]{1,5}))?", text)
+    if matched is None:
+        raise ValueError("not host:port")
+    host = matched[1] or matched[2]
+    if matched[1]:
+        ipaddress.IPv6Address(host)
+    port = int(matched[3]) if matched[3] else default_port
+    if port is None or not 0 < port < 65536:
+        raise ValueError("port missing or out of range")
+    return host, port
+
+
+def _is_listen(text: str) -> bool:
+    ipaddress.ip_address(split_address(text)[0])
+    return True
+
+
+def _is_interface_name(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) is not None and len(text) <= LONGEST_INTERFACE_NAME
+
+
+def _resolve(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str) or not value:
+        raise PydanticCustomError("path", "must be a path in quotes")
+    base = (info.context or {}).get("base", Path())
+    return Path(base) / Path(value).expanduser()
+
+
+PublicKey = Annotated[str, _checked(lambda text: decode_key(text) is not None, "a public key: 44 characters of base64")]
+Listen = Annotated[str, _checked(_is_listen, f'an address and port such as "0.0.0.0:{DEFAULT_PORT}" or "[::]:443"')]
+Endpoint = Annotated[
+    str,
+    _checked(
+        lambda text: split_address(text) is not None, f'"host:port", for example "vpn.example.org:{DEFAULT_PORT}"'
+    ),
+]
+Name = Annotated[
+    str, _checked(re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}").fullmatch, "1 to 63 of letters, digits, . _ -")
+]
+InterfaceName = Annotated[str, _checked(_is_interface_name, "an interface name of at most 15 characters")]
+Pattern = Annotated[str, _checked(re.compile(r"[^\s/:]{1,32}").fullmatch, 'an interface pattern such as "wl*"')]
+FilePath = Annotated[Path, BeforeValidator(_resolve)]
+Network4 = Annotated[ipaddress.IPv4Network, _parsed(ipaddress.IPv4Network, 'an IPv4 network such as "10.77.0.0/24"')]
+Network6 = Annotated[ipaddress.IPv6Network, _parsed(ipaddress.IPv6Network, 'an IPv6 network such as "fd77::/64"')]
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = Annotated[IPNetwork, _parsed(ipaddress.ip_network, 'a network such as "10.0.0.0/8", "0.0.0.0/0" or "::/0"')]
+Address = Annotated[IPAddress, _parsed(ipaddress.ip_address, 'an IP address such as "10.77.0.2"')]
+Address4 = Annotated[ipaddress.IPv4Address, _parsed(ipaddress.IPv4Address, 'an IPv4 address such as "10.77.0.2"')]
+Address6 = Annotated[ipaddress.IPv6Address, _parsed(ipaddress.IPv6Address, 'an IPv6 address such as "fd77::2"')]
+Many = Field(strict=False, max_length=1024)  # lists in a file written by hand; more is a mistake or an attack
+Mtu = Annotated[int, Field(ge=SMALLEST_MTU, le=LARGEST_MTU)]
+
+
+class Device(Table):
+    """One client that may connect. Without an address it gets the next free one of the pool."""
+
+    name: Name
+    public_key: PublicKey
+    address: Address4 | None = None
+    address6: Address6 | None = None
+
+
+class GatewayTunnel(Table):
+    """The inner network: our first address of each pool is the gateway's, the rest is for devices."""
+
+    name: InterfaceName = "jumpvpn0"
+    mtu: Mtu = DEFAULT_MTU
+    pool: Network4 = ipaddress.IPv4Network("10.77.0.0/24")
+    pool6: Network6 | None = None
+    routes: Annotated[tuple[Network, ...], Many] = (ipaddress.IPv4Network("0.0.0.0/0"),)
+    dns: Annotated[tuple[Address, ...], Many] = ()
+
+    def gateway_addresses(self) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]:
+        """Our own inner addresses with the pool's prefix length."""
+        found: list[ipaddress.IPv4Interface | ipaddress.IPv6Interface] = [
+            ipaddress.IPv4Interface((self.pool.network_address + 1, self.pool.prefixlen))
+        ]
+        if self.pool6 is not None:
+            found.append(ipaddress.IPv6Interface((self.pool6.network_address + 1, self.pool6.prefixlen)))
+        return tuple(found)
+
+
+class Forward(Table):
+    """What the gateway does with inner packets that are not for itself."""
+
+    enabled: bool = True
+    masquerade: bool = True
+    interfaces: Annotated[tuple[InterfaceName, ...], Many] = ()
+
+
+class GatewayConfig(Table):
+    """All that one gateway needs to run."""
+
+    name: Name = "gateway"
+    private_key_file: FilePath
+    listen: Annotated[tuple[Listen, ...], Field(strict=False, min_length=1, max_length=16)] = (
+        f"0.0.0.0:{DEFAULT_PORT}",
+    )
+    state_dir: FilePath = Path("/var/lib/jumpvpn")
+    control: FilePath = Path("/run/jumpvpn/gateway.sock")
+    events: FilePath = Path("/var/lib/jumpvpn/events.jsonl")
+    store: Literal["sqlite", "memory"] = "sqlite"
+    tunnel: GatewayTunnel = GatewayTunnel()
+    forward: Forward = Forward()
+    device: Annotated[tuple[Device, ...], Field(strict=False, max_length=65536)] = ()
+    policy: Policy = Policy()
+    source: SkipJsonSchema[Path | None] = None  # the file this was read from; never a key of it
+
+    @property
+    def role(self) -> Literal["gateway"]:
+        """Which of the two roles this file configures."""
+        return "gateway"
+
+
+class GatewayPeer(Table):
+    """One gateway as the client knows it."""
+
+    name: Name
+    address: Endpoint
+    public_key: PublicKey
+
+
+class ClientTunnel(Table):
+    """The inner interface; ``routes`` are those wanted through the tunnel, of those that the gateway announces."""
+
+    name: InterfaceName = "jumpvpn0"
+    mtu: Mtu = DEFAULT_MTU
+    routes: Annotated[tuple[Network, ...], Many] | None = None
+
+
+# Interfaces that lead into containers, bridges and other tunnels of this machine, not to the outside.
+INNER_INTERFACES = ("docker*", "br-*", "virbr*", "veth*", "tun*", "tap*", "wg*", "jumpvpn*", "ifb*")
+
+
+class Interfaces(Table):
+    """Which local interfaces may become transports; ``deny`` wins, ``prefer`` ranks (first is best)."""
+
+    allow: Annotated[tuple[Pattern, ...], Many] = ("*",)
+    deny: Annotated[tuple[Pattern, ...], Many] = INNER_INTERFACES
+    prefer: Annotated[tuple[Pattern, ...], Many] = ()
+
+
+class ClientConfig(Table):
+    """All that one client needs to run. ``mark`` and ``table`` keep our own packets out of the tunnel."""
+
+    name: Name = "client"
+    private_key_file: FilePath
+    state_dir: FilePath = Path("/var/lib/jumpvpn")
+    control: FilePath = Path("/run/jumpvpn/client.sock")
+    events: FilePath = Path("/var/lib/jumpvpn/client-events.jsonl")
+    mark: Annotated[int, Field(ge=1, le=0xFFFFFFFF)] = 0x4A56
+    table: Annotated[int, Field(ge=1, le=0xFFFFFFFF)] = 19030
+    tunnel: ClientTunnel = ClientTunnel()
+    interfaces: Interfaces = Interfaces()
+    gateway: Annotated[tuple[GatewayPeer, ...], Field(strict=False, min_length=1, max_length=16)]
+    policy: Policy = Policy()
+    source: SkipJsonSchema[Path | None] = None  # the file this was read from; never a key of it
+
+    @property
+    def role(self) -> Literal["client"]:
+        """Which of the two roles this file configures."""
+        return "client"
+
+
+Config = TypeVar("Config", GatewayConfig, ClientConfig)
+
+
+def load_gateway(path: Path) -> GatewayConfig:
+    """Read a gateway's file. Raises ``Rejected`` with all problems."""
+    return parse_gateway(_read(path), path.parent, str(path))
+
+
+def load_client(path: Path) -> ClientConfig:
+    """Read a client's file. Raises ``Rejected`` with all problems."""
+    return parse_client(_read(path), path.parent, str(path))
+
+
+def load_either(path: Path) -> GatewayConfig | ClientConfig:
+    """Read a file of either role: one with ``[[gateway]]`` tables is a client's."""
+    text = _read(path)
+    is_client = "gateway" in _tables(text, str(path))
+    return (parse_client if is_client else parse_gateway)(text, path.parent, str(path))
+
+
+def parse_gateway(text: str, base: Path, source: str = "") -> GatewayConfig:
+    """A gateway's configuration from TOML ``text``; relative paths start at ``base``. Raises ``Rejected``."""
+    return _parse(GatewayConfig, text, base, source, _gateway_problems)
+
+
+def parse_client(text: str, base: Path, source: str = "") -> ClientConfig:
+    """A client's configuration from TOML ``text``; relative paths start at ``base``. Raises ``Rejected``."""
+    return _parse(ClientConfig, text, base, source, _client_problems)
+
+
+def _parse(
+    kind: type[Config], text: str, base: Path, source: str, relations: Callable[[Config], list[Problem]]
+) -> Config:
+    table = _tables(text, source)
+    problems: list[Problem] = []
+    if "source" in table:
+        problems.append(Problem(("source",), "unknown key; remove it or correct its spelling"))
+    policy = _policy(table, base, problems)
+    table |= {"policy": policy, "source": Path(source) if source else None}
+    config: Config | None = None
+    try:
+        config = kind.model_validate(table, context={"base": base.absolute()})
+        problems += relations(config)
+    except ValidationError as error:
+        problems += problems_of(error)
+    if problems or config is None:
+        raise Rejected(_placed(problems, text), source)
+    return config
+
+
+def _placed(problems: Iterable[Problem], text: str) -> list[Problem]:
+    """``problems`` with the line of ``text`` that each one means, in that order."""
+    placed = [Problem(p.path, p.message, p.value, p.line or line_of(text, p.path)) for p in problems]
+    return sorted(placed, key=lambda p: p.line or 0)
+
+
+def _policy(table: dict[str, Any], base: Path, problems: list[Problem]) -> Policy:
+    """The policy of ``policy_file`` or of the ``[policy]`` tables; both keys are taken out of ``table``."""
+    inline, file = table.pop("policy", None), table.pop("policy_file", None)
+    if inline is not None and file is not None:
+        problems.append(Problem(("policy_file",), "give either policy_file or [policy], not both", quoted(file)))
+        return Policy()
+    try:
+        if file is not None:
+            return load_policy_file(base / file)
+        if inline is not None and not isinstance(inline, Mapping):
+            problems.append(Problem(("policy",), "must be a table of keys", quoted(inline)))
+            return Policy()
+        return load_policy(inline or {})
+    except Rejected as error:
+        if file is None:
+            problems += [p.under("policy") for p in error.problems]
+        else:  # lines of the other file would mislead here
+            told = [str(Problem(p.path, p.message, p.value)) for p in error.problems]
+            problems += [Problem(("policy_file",), text, quoted(file)) for text in told]
+    except TypeError:
+        problems.append(Problem(("policy_file",), "must be a path in quotes", quoted(file)))
+    return Policy()
+
+
+def load_policy_file(path: Path) -> Policy:
+    """Read a policy from its own file. Raises ``Rejected``."""
+    text = _read(path)
+    try:
+        return load_policy(_tables(text, str(path)))
+    except Rejected as error:
+        raise Rejected(_placed(error.problems, text), str(path)) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Rejected([Problem((), "is not UTF-8 text")], str(path)) from None
+    except FileNotFoundError:
+        raise Rejected([Problem((), "there is no such file; 'jumpvpn init' writes one")], str(path)) from None
+    except OSError as error:
+        raise Rejected([Problem((), f"cannot be read: {error.strerror}")], str(path)) from None
+
+
+def _tables(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Rejected([Problem((), f"is not valid TOML: {error}")], source) from None
+
+
+def _gateway_problems(config: GatewayConfig) -> list[Problem]:
+    problems = _repeated(config.device, "device", ("name", "public_key", "address", "address6"))
+    own = {address.ip for address in config.tunnel.gateway_addresses()}
+    if config.tunnel.pool.num_addresses < 4:
+        problems.append(
+            Problem(("tunnel", "pool"), "must hold at least one device: /30 or larger", str(config.tunnel.pool))
+        )
+    for index, device in enumerate(config.device):
+        for key, network in (("address", config.tunnel.pool), ("address6", config.tunnel.pool6)):
+            address = getattr(device, key)
+            if address is not None and (network is None or address not in network or address in own):
+                wanted = f"inside {network} and not the gateway's own" if network else "absent: there is no pool6"
+                problems.append(Problem(("device", index, key), f"must be {wanted}", str(address)))
+    return problems
+
+
+def _client_problems(config: ClientConfig) -> list[Problem]:
+    problems = _repeated(config.gateway, "gateway", ("name",))
+    if config.table in (253, 254, 255):
+        problems.append(Problem(("table",), "must not be one of the system's tables 253 to 255", str(config.table)))
+    return problems
+
+
+def _repeated(tables: tuple[Checked, ...], name: str, keys: tuple[str, ...]) -> list[Problem]:
+    problems: list[Problem] = []
+    for key in keys:
+        first: dict[Any, int] = {}
+        for index, table in enumerate(tables):
+            value = getattr(table, key)
+            if value is None:
+                continue
+            if value in first:
+                other = f"{name}[{first[value]}]"
+                problems.append(Problem((name, index, key), f"must be unique, but {other} has it too", quoted(value)))
+            first.setdefault(value, index)
+    return problems

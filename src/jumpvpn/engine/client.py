@@ -1,0 +1,640 @@
+"""The client's engine: knows the transports, chooses among them, and carries the one session through their deaths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outputs as out
+from jumpvpn.engine.liveness import Liveness, liveness_of
+from jumpvpn.engine.outputs import Output
+from jumpvpn.engine.seat import Seat, Turn
+from jumpvpn.policy.model import Policy
+from jumpvpn.policy.selection import Budget, Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
+from jumpvpn.session import effects as fx
+from jumpvpn.session import events as ev
+from jumpvpn.session.deadlines import next_deadline
+from jumpvpn.session.machine import birth
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import AttemptKind, Role, Session, State
+from jumpvpn.transports import state as transport_facts
+from jumpvpn.transports.state import Condition, Transport
+from jumpvpn.values import (
+    MILLISECOND,
+    SECOND,
+    DomainEvent,
+    Epoch,
+    Instant,
+    Now,
+    TransportId,
+    TransportView,
+    Version,
+    later,
+    milliseconds,
+)
+
+PATHS_PER_EPOCH = 8  # wire format: a path index names one candidate instance in one epoch
+DENIAL_WAIT = 5 * SECOND  # a gateway that denied once is not asked again at once
+RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A challenge answered in this very turn: fresh enough to settle a revalidation."""
+
+    transport: TransportId
+    peer: str
+    rtt_ns: int
+
+
+class ClientEngine:
+    """``handle(input, now) -> outputs``; deterministic; holds at most one session."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.seat: Seat | None = None
+        self.transports: dict[TransportId, Transport] = {}
+        self._next_path = 0
+        self._paths_used: set[int] = set()
+        self._proposed = Epoch(0)
+        self._token = b""
+        self._denied_until = Instant(0)
+        self._unstable_at = Instant(0)
+        self._liveness: dict[TransportId, Liveness] = {}
+        self._rekeying = False
+
+    # --- what the shell asks -----------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """The committed record, None before the gateway answered."""
+        return self.seat.session if self.seat is not None else None
+
+    def handle(self, event: Any, now: Now) -> list[Output]:
+        """Apply one input; returns orders, commits first."""
+        if isinstance(event, inp.CommitEnded):
+            return self._commit_ended(event, now)
+        if self.seat is None:
+            return self._before_birth(event, now)
+        if self.seat.pending is not None:
+            self.seat.waiting.append(event)
+            return []
+        turn = self.seat.begin(now.boot)
+        proof = self._apply(event, turn, now)
+        return self._finish(turn, proof)
+
+    def next_wakeup(self) -> Instant | None:
+        """When the engine wants a ``Tick`` although nothing happened."""
+        session = self.session
+        if session is None or session.state is State.TERMINATED:
+            return None
+        nearest = next_deadline(session)
+        moments = [later(nearest.at, 1)] if nearest is not None else []
+        moments += self._waits(session)
+        return min(moments, default=None)
+
+    def candidates(self, session: Session | None, now: Instant) -> tuple[Candidate, ...]:
+        """All transports as selection sees them, in order of identifier."""
+        policy = session.policy if session is not None else self.policy
+        tried = session.tried if session is not None else ()
+        return tuple(self._candidate(t, policy, tried, now) for _, t in sorted(self.transports.items()))
+
+    def first_choice(self, now: Instant, tried: tuple[TransportId, ...]) -> Choice:
+        """The transport for the handshake."""
+        candidates = tuple(replace(c, tried=c.id in tried) for c in self.candidates(None, now))
+        return choose(candidates, Wish(urgent=True), Budget((), None), self.policy, now)
+
+    # --- birth -------------------------------------------------------------------------------------------------------
+
+    def _before_birth(self, event: Any, now: Now) -> list[Output]:
+        if isinstance(event, inp.TransportsChanged):
+            return self._reachable_changed(event, None, now.boot)
+        if isinstance(event, inp.HandshakeAnswered):
+            return self._born(event, now)
+        if isinstance(event, inp.HandshakeAbandoned):
+            return self._stillborn(event, now)
+        return []
+
+    def _born(self, answer: inp.HandshakeAnswered, now: Now) -> list[Output]:
+        first = birth(answer.session_id, Role.CLIENT, answer.policy, now.boot, answer.device)
+        self.seat = Seat(first.session)
+        turn = Turn(first.session, now.boot, None)
+        turn.take(first)
+        transport = self.transports[answer.transport]
+        self.transports[answer.transport] = transport_facts.validated(transport, answer.peer, 0, now.boot)
+        completed = ev.HandshakeCompleted(answer.transport, answer.peer, Epoch(1), answer.peer_version)
+        turn.feed(completed)
+        self._proposed = Epoch(1)
+        return self._finish(turn, None, [*self._tune_all(turn.session)])
+
+    def _stillborn(self, abandoned: inp.HandshakeAbandoned, now: Now) -> list[Output]:
+        """No gateway answered: the session that was wanted ends where it began, with its reason on record."""
+        first = birth(abandoned.session_id, Role.CLIENT, self.policy, now.boot, abandoned.device)
+        self.seat = Seat(first.session)
+        turn = Turn(first.session, now.boot, None)
+        turn.take(first)
+        turn.feed(ev.HandshakeFailed(abandoned.reason))
+        return self._finish(turn, None)
+
+    # --- inputs ------------------------------------------------------------------------------------------------------
+
+    def _apply(self, event: Any, turn: Turn, now: Now) -> Proof | None:
+        match event:
+            case inp.TransportsChanged():
+                turn.outputs += self._reachable_changed(event, turn, now.boot)
+            case inp.PathValidated():
+                return self._path_validated(event, turn)
+            case inp.PathMeasured():
+                self._path_measured(event, turn)
+            case inp.PathSilent() | inp.PathDead() | inp.PathHeard() | inp.Hinted() | inp.SocketFailed():
+                self._liveness_fact(event, turn)
+            case inp.ReattachAnswered():
+                self._reattach_answered(event, turn, now)
+            case inp.OperatorSwitch():
+                self._operator_switch(event, turn)
+            case inp.OperatorTerminate():
+                turn.feed(ev.CloseRequested(Reason.OPERATOR_TERMINATED))
+            case inp.PeerClosed():
+                turn.feed(ev.CloseRequested(event.reason))
+            case inp.PolicyOffered():
+                self._policy_offered(event, turn)
+            case inp.RekeyAnswered():
+                self._rekeyed(event, turn)
+            case _:
+                turn.feed()
+        return None
+
+    def _reachable_changed(self, change: inp.TransportsChanged, turn: Turn | None, now: Instant) -> list[Output]:
+        reachable = {seen.id: seen for seen in change.reachable}
+        outputs: list[Output] = []
+        for transport_id in sorted(set(self.transports) | set(reachable)):
+            outputs += self._one_reachable(transport_id, reachable.get(transport_id), change, turn, now)
+        return outputs
+
+    def _one_reachable(
+        self,
+        transport_id: TransportId,
+        seen: inp.Reachable | None,
+        change: inp.TransportsChanged,
+        turn: Turn | None,
+        now: Instant,
+    ) -> list[Output]:
+        known = self.transports.get(transport_id)
+        here = known is not None and known.condition is not Condition.GONE
+        moved = here and seen is not None and known is not None and known.local != seen.local
+        outputs: list[Output] = []
+        if known is not None and here and (seen is None or moved):
+            evidence = change.evidence.get(transport_id, "address" if moved else "link")
+            outputs += self._gone(known, evidence, turn, now)
+        if seen is not None and (not here or moved):
+            outputs += self._appeared(seen, turn, now)
+        return outputs
+
+    def _gone(self, known: Transport, evidence: str, turn: Turn | None, now: Instant) -> list[Output]:
+        self.transports[known.id] = transport_facts.vanished(known, now, self.policy.switching)
+        self._liveness.pop(known.id, None)
+        if turn is not None:
+            self._lost(known.id, evidence, 0, turn)
+            self._note_candidate(turn, known.id, "removed", evidence)
+        return [out.ClosePath(known.id, known.path)] if known.path is not None else []
+
+    def _appeared(self, seen: inp.Reachable, turn: Turn | None, now: Instant) -> list[Output]:
+        known = self.transports.get(seen.id)
+        path = self._allocate_path(turn)
+        fresh = Transport(
+            id=seen.id, interface=seen.interface, protocol=seen.protocol, gateway=seen.gateway, peer=seen.peer,
+            local=seen.local, path=path, since=now, condition=Condition.GONE,
+        )  # fmt: skip
+        if known is not None:
+            fresh = replace(fresh, penalty=known.penalty)
+        self.transports[seen.id] = transport_facts.appeared(fresh, now)
+        if turn is not None:
+            self._note_candidate(turn, seen.id, "added", "")
+        if path is None:
+            return []
+        return [out.OpenPath(seen.id, path, seen.peer), *self._tune(self.transports[seen.id], turn)]
+
+    def _allocate_path(self, turn: Turn | None) -> int | None:
+        """A path index that this epoch has not used; when nothing carries the session, one that is merely free."""
+        held = {t.path for t in self.transports.values() if t.condition is not Condition.GONE}
+        unused = [path for path in range(PATHS_PER_EPOCH) if path not in self._paths_used and path not in held]
+        free = [path for path in range(PATHS_PER_EPOCH) if path not in held]
+        transportless = turn is None or turn.session.binding is None
+        path = unused[0] if unused else (free[0] if free and transportless else None)
+        if path is not None:
+            self._paths_used.add(path)
+        return path
+
+    def _path_validated(self, fact: inp.PathValidated, turn: Turn) -> Proof | None:
+        known = self.transports.get(fact.transport)
+        if known is None or known.condition is Condition.GONE:
+            return None
+        if not known.validated:
+            self._note_candidate(turn, known.id, "validated", "")
+        self.transports[known.id] = transport_facts.validated(known, fact.peer, fact.rtt_ns, turn.now)
+        turn.feed()
+        return Proof(fact.transport, fact.peer, fact.rtt_ns)
+
+    def _path_measured(self, fact: inp.PathMeasured, turn: Turn) -> None:
+        known = self.transports.get(fact.transport)
+        if known is None:
+            return
+        updated = transport_facts.measured(known, fact.rtt_ns, fact.rtt_dev_ns, fact.loss_up, fact.loss_down)
+        self.transports[known.id] = updated
+        turn.outputs += self._tune(updated, turn)
+        reason = self._threshold_crossed(updated, turn.session.policy)
+        bound = turn.session.binding
+        if reason is not None and bound is not None and bound.transport == updated.id:
+            self._unstable_at = turn.now
+            turn.feed(ev.InstabilitySeen(updated.id, reason, _figures(updated)))
+        else:
+            turn.feed()
+
+    def _threshold_crossed(self, transport: Transport, policy: Policy) -> Reason | None:
+        if transport.loss > policy.volatility.loss_threshold:
+            return Reason.LOSS_THRESHOLD_EXCEEDED
+        limit = policy.volatility.latency_p95
+        slow = transport.rtt_ns + 2 * transport.rtt_dev_ns  # 95 % of a normal distribution lies below two deviations
+        return Reason.LATENCY_THRESHOLD_EXCEEDED if limit != "off" and slow > limit else None
+
+    def _liveness_fact(self, fact: Any, turn: Turn) -> None:
+        known = self.transports.get(fact.transport)
+        if known is None or known.condition is Condition.GONE:
+            return
+        now, policy = turn.now, turn.session.policy.switching
+        match fact:
+            case inp.PathSilent():
+                self.transports[known.id] = transport_facts.fell_silent(known, now)
+                self._unstable_at = now
+                data = {"silent_ms": milliseconds(fact.silent_ns), "limit_ms": milliseconds(fact.limit_ns)}
+                turn.feed(ev.InstabilitySeen(known.id, Reason.PROBE_TIMEOUT, data))
+            case inp.PathDead():
+                self.transports[known.id] = transport_facts.died(known, now, policy)
+                self._lost(known.id, "silence", fact.silent_ns // MILLISECOND, turn)
+            case inp.PathHeard():
+                self.transports[known.id] = transport_facts.heard(known, now)
+                turn.feed()
+            case inp.Hinted():
+                self._gateway_forgot(known, turn)
+            case inp.SocketFailed() if fact.local:
+                self.transports[known.id] = transport_facts.died(known, now, policy)
+                self._lost(known.id, f"socket:{fact.error}", 0, turn)
+            case _:  # an ICMP error can be forged by a third party: ask the path itself
+                turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+
+    def _gateway_forgot(self, known: Transport, turn: Turn) -> None:
+        """A gateway that lost its keys cannot use any binding made with it: all its transports need a new epoch."""
+        for other in self.transports.values():
+            if other.gateway == known.gateway and other.condition is not Condition.GONE:
+                self.transports[other.id] = replace(other, needs_epoch=True)
+        self.transports[known.id] = transport_facts.hinted(self.transports[known.id], turn.now)
+        bound = turn.session.binding
+        if bound is not None and self.transports[bound.transport].gateway == known.gateway:
+            turn.feed(ev.OwnerChanged(turn.session.owner_epoch + 1))
+        else:
+            turn.feed()
+
+    def _lost(self, transport: TransportId, evidence: str, age_ms: int, turn: Turn) -> None:
+        """A transport died: any attempt on it is over, and its binding too."""
+        attempt = turn.session.attempt
+        if attempt is not None and attempt.transport == transport:
+            turn.feed(ev.AttemptFailed(transport, Reason.TRANSPORT_DEAD))
+        bound = turn.session.binding
+        if bound is not None and bound.transport == transport:
+            turn.feed(ev.TransportDied(transport, evidence, age_ms))
+            return
+        turn.feed()
+        data = {"evidence": evidence, "age_ms": age_ms, "was_active": False}
+        turn.note(
+            DomainEvent("transport.dead", "N", reason="transport_dead", transport=TransportView(transport), data=data)
+        )
+
+    def _reattach_answered(self, answer: inp.ReattachAnswered, turn: Turn, now: Now) -> None:
+        attempt = turn.session.attempt
+        if attempt is None or attempt.transport != answer.transport or attempt.kind is not AttemptKind.SWITCH:
+            turn.feed()
+            return
+        known = self.transports[answer.transport]
+        if answer.status == "challenge":
+            self._token = answer.token
+            turn.outputs.append(self._ask(turn.session, answer.transport, turn.session.reason or Reason.RECOVERY_RETRY))
+        elif answer.status == "committed":
+            self.transports[known.id] = transport_facts.validated(known, known.peer, known.rtt_ns, now.boot)
+            turn.feed(ev.ReattachCommitted(answer.transport, known.peer, answer.epoch, answer.version, answer.nonce_id))
+        else:
+            self._denied_until = later(now.boot, DENIAL_WAIT)
+            turn.feed(ev.SwitchDenied(answer.reason, {"to_id": answer.transport, "by": "gateway"}))
+
+    def _operator_switch(self, wish: inp.OperatorSwitch, turn: Turn) -> None:
+        """Refuse what could not be granted before the session is disturbed; a refusal is an event too."""
+        turn.feed()
+        session = turn.session
+        refusal = self.switch_refusal(session, wish.target, turn.now)
+        if refusal is None:
+            turn.feed(ev.SwitchForced(Reason.OPERATOR_SWITCH, wish.target))
+            return
+        reason, detail = refusal
+        view = TransportView(wish.target)
+        turn.note(DomainEvent("transport.switch_denied", "N", reason=reason, transport=view, data=detail))
+
+    def switch_refusal(self, session: Session, target: TransportId, now: Instant) -> tuple[str, dict[str, Any]] | None:
+        """Why an operator's switch to ``target`` would be refused now, or None."""
+        if session.binding is not None and session.binding.transport == target:
+            return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": "already active"}
+        if session.state not in (State.ATTACHED, State.VOLATILE):
+            return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": f"state {session.state.value}"}
+        wish = Wish(urgent=False, incumbent=session.incumbent, target=target, exclude_incumbent=True)
+        choice = choose(self.candidates(session, now), wish, _budget(session), session.policy, now)
+        if isinstance(choice, Refused):
+            return choice.rule, {"to_id": target, **choice.detail}
+        if isinstance(choice, Nothing):
+            return Reason.NO_CANDIDATE_TRANSPORTS.value, {"to_id": target, "candidate_count": 0}
+        return None
+
+    def _policy_offered(self, offer: inp.PolicyOffered, turn: Turn) -> None:
+        if offer.policy is None:
+            turn.feed(ev.PolicyRefused(offer.errors))
+            return
+        self.policy = offer.policy
+        turn.feed(ev.PolicyReloaded(offer.policy))
+        turn.outputs += self._tune_all(turn.session)
+
+    def _rekeyed(self, answer: inp.RekeyAnswered, turn: Turn) -> None:
+        self._rekeying = False
+        before = turn.session.epoch
+        turn.feed(ev.KeysRotated(answer.epoch))
+        if turn.session.epoch > before:
+            self._proposed = max(self._proposed, turn.session.epoch)
+            self._new_epoch()
+            turn.outputs.append(out.FinishRekey())
+
+    # --- plans: what follows from where we are -----------------------------------------------------------------------
+
+    def _finish(self, turn: Turn, proof: Proof | None, more: list[Output] | None = None) -> list[Output]:
+        assert self.seat is not None
+        while self._plan_once(turn, proof):
+            pass
+        self._maybe_rekey(turn)
+        orders = [order for effect in turn.effects for order in self._order(effect, turn)]
+        return self.seat.close(turn, orders + (more or []))
+
+    def _plan_once(self, turn: Turn, proof: Proof | None) -> bool:
+        """Feed the one event that follows from the present facts; False when the session is at rest."""
+        session = turn.session
+        event: ev.Event | None = None
+        match session.state:
+            case State.ATTACHED:
+                event = self._attached_plan(session, turn.now)
+            case State.VOLATILE:
+                event = self._volatile_plan(session, turn.now)
+            case State.RECOVERING:
+                event = self._recovering_plan(session, turn.now, proof)
+            case State.DEGRADED:
+                event = self._degraded_plan(session, turn.now)
+            case _:
+                return False
+        if event is None:
+            return False
+        turn.feed(event)
+        return True
+
+    def _attached_plan(self, session: Session, now: Instant) -> ev.Event | None:
+        assert session.binding is not None
+        active = self.transports[session.binding.transport]
+        if not self._candidate(active, session.policy, (), now).allowed:
+            return ev.SwitchForced(Reason.POLICY_FORCED)
+        target = self._failback_target(session, active, now)
+        return ev.SwitchForced(Reason.FAILBACK, target) if target is not None else None
+
+    def _failback_target(self, session: Session, active: Transport, now: Instant) -> TransportId | None:
+        patience = session.policy.switching.failback
+        if patience == "never":
+            return None
+        mine = self._rank(active, session.policy)
+        better = [t for t in self.transports.values() if t.validated and self._rank(t, session.policy) < mine]
+        ripe = [t for t in better if t.stable_for(now) >= patience and not t.needs_epoch]
+        for transport in sorted(ripe, key=lambda t: (self._rank(t, session.policy), t.id)):
+            if self.switch_refusal(session, transport.id, now) is None:
+                return transport.id
+        return None
+
+    def _volatile_plan(self, session: Session, now: Instant) -> ev.Event | None:
+        if session.binding is None:
+            assert session.incumbent is not None
+            return ev.TransportDied(session.incumbent, "binding_cleared")
+        incumbent = self._candidate(self.transports[session.binding.transport], session.policy, (), now)
+        for candidate in self.candidates(session, now):
+            if candidate.id != incumbent.id and is_better(candidate, incumbent, session.policy):
+                return ev.BetterCandidateSeen(candidate.id, {"rtt_p95_ms": milliseconds(candidate.rtt_ns)})
+        due = self._stable_at(session)
+        return ev.TransportStabilized(incumbent.id) if due is not None and now >= due else None
+
+    def _stable_at(self, session: Session) -> Instant | None:
+        """When the incumbent will have been good for the stability window (doubled per re-entry), or None."""
+        if session.state is not State.VOLATILE or session.binding is None:
+            return None
+        active = self.transports[session.binding.transport]
+        policy = session.policy.volatility
+        if not active.validated or self._threshold_crossed(active, session.policy) is not None:
+            return None
+        doublings = max(0, len(session.volatile_entries) - 1)
+        window = min(policy.stability_window * 2**doublings, policy.stability_window_max)
+        return later(max(active.since, self._unstable_at, session.entered_at), window)
+
+    def _recovering_plan(self, session: Session, now: Instant, proof: Proof | None) -> ev.Event | None:
+        attempt = session.attempt
+        if attempt is None:
+            return self._next_attempt(session, now)
+        if attempt.kind is AttemptKind.REVALIDATE and proof is not None and proof.transport == attempt.transport:
+            return ev.IncumbentRevalidated(proof.transport, proof.peer, proof.rtt_ns)
+        return None
+
+    def _next_attempt(self, session: Session, now: Instant) -> ev.Event:
+        limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
+        deadline = later(now, limit)
+        choice = self._choose(session, now)
+        if isinstance(choice, Nothing):
+            return ev.NoCandidate(choice.considered)
+        if isinstance(choice, Refused):
+            return ev.SwitchDenied(Reason(choice.rule), choice.detail)
+        kind = AttemptKind.REVALIDATE if self._can_revalidate(session, choice.transport) else AttemptKind.SWITCH
+        return ev.AttemptStarted(kind, choice.transport, deadline, measured=choice.measured)
+
+    def _choose(self, session: Session, now: Instant) -> Choice:
+        wish = session.want
+        candidates = self.candidates(session, now)
+        incumbent = next((c for c in candidates if c.id == session.incumbent), None)
+        only_incumbent = wish is not None and wish.kind is AttemptKind.REVALIDATE
+        beaten = incumbent is not None and any(
+            is_better(c, incumbent, session.policy) for c in candidates if c.id != incumbent.id and not c.tried
+        )
+        target = wish.target if wish is not None else None
+        leave = (wish is not None and wish.avoid_incumbent) or (beaten and not only_incumbent)
+        asked = Wish(
+            urgent=session.binding is None, incumbent=session.incumbent, target=target,
+            exclude_incumbent=leave and session.binding is not None,
+        )  # fmt: skip
+        return choose(candidates, asked, _budget(session), session.policy, now)
+
+    def _can_revalidate(self, session: Session, transport: TransportId) -> bool:
+        known = self.transports[transport]
+        return transport == session.incumbent and known.validated and not known.needs_epoch
+
+    def _degraded_plan(self, session: Session, now: Instant) -> ev.Event | None:
+        if now < self._denied_until and session.binding is None:
+            return None
+        choice = self._choose(replace(session, tried=(), want=None), now)
+        if isinstance(choice, Selected):
+            return ev.ConditionMet(choice.transport, choice.rule)
+        return None
+
+    def _waits(self, session: Session) -> list[Instant]:
+        """Moments at which time alone changes a decision."""
+        moments: list[Instant] = []
+        stable_at = self._stable_at(session)
+        if stable_at is not None:
+            moments.append(stable_at)
+        if session.state is State.DEGRADED:
+            moments += self._degraded_waits(session)
+        if session.state is State.ATTACHED and session.policy.switching.failback != "never":
+            patience = int(session.policy.switching.failback)
+            others = [t for t in self.transports.values() if session.binding and t.id != session.binding.transport]
+            moments += [later(t.since, patience) for t in others if t.validated and self._ranks_above(t, session)]
+            if session.hold_until is not None and moments:
+                moments = [max(moment, session.hold_until) for moment in moments]
+        if session.state is State.ATTACHED and not self._rekeying:
+            moments.append(later(session.keys_at, session.policy.security.rekey_after))
+        return moments
+
+    def _ranks_above(self, transport: Transport, session: Session) -> bool:
+        assert session.binding is not None
+        mine = self._rank(self.transports[session.binding.transport], session.policy)
+        return self._rank(transport, session.policy) < mine
+
+    def _degraded_waits(self, session: Session) -> list[Instant]:
+        moments = [self._denied_until] if self._denied_until > session.entered_at else []
+        choice = self._choose(replace(session, tried=(), want=None), max(session.entered_at, self._denied_until))
+        if isinstance(choice, Refused) and choice.retry_at is not None:
+            moments.append(choice.retry_at)
+        return moments
+
+    def _maybe_rekey(self, turn: Turn) -> None:
+        session = turn.session
+        due = turn.now >= later(session.keys_at, session.policy.security.rekey_after)
+        if session.state is State.ATTACHED and due and not self._rekeying:
+            self._rekeying = True
+            turn.outputs.append(out.AskRekey())
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def _order(self, effect: fx.Effect, turn: Turn) -> list[Output]:
+        session = turn.session
+        match effect:
+            case fx.Bind():
+                return self._bind(effect, turn)
+            case fx.Unbind():
+                self._rekeying = False
+                return [out.Deactivate(session.uid)]
+            case fx.StartAttempt():
+                if effect.attempt.kind is AttemptKind.SWITCH:
+                    self._token = b""
+                    return [self._ask(session, effect.attempt.transport, effect.cause)]
+                return [out.ChallengePath(session.uid, effect.attempt.transport)]
+            case fx.StopAttempt():
+                return [out.AbandonReattach()] if effect.attempt.kind is AttemptKind.SWITCH else []
+            case fx.Erase():
+                return [out.EndSession(session.uid, effect.reason, effect.tell_peer)]
+
+    def _bind(self, effect: fx.Bind, turn: Turn) -> list[Output]:
+        switched = turn.session.reason is Reason.REATTACH_SUCCESS
+        if not switched:
+            return [out.Activate(turn.session.uid, effect.transport, effect.peer)]
+        self._new_epoch()
+        for known in list(self.transports.values()):
+            self.transports[known.id] = replace(known, needs_epoch=False)
+        return [out.FinishReattach(effect.transport), *self._reopen(turn)]
+
+    def _new_epoch(self) -> None:
+        self._rekeying = False
+        held = {t.path for t in self.transports.values() if t.path is not None and t.condition is not Condition.GONE}
+        self._paths_used = {path for path in held if path is not None}
+
+    def _reopen(self, turn: Turn) -> list[Output]:
+        """Transports that waited for a path index get one of the new epoch."""
+        outputs: list[Output] = []
+        for known in sorted(self.transports.values(), key=lambda t: t.id):
+            if known.path is None and known.condition is not Condition.GONE:
+                path = self._allocate_path(turn)
+                if path is not None:
+                    self.transports[known.id] = replace(known, path=path)
+                    outputs += [out.OpenPath(known.id, path, known.peer), *self._tune(self.transports[known.id], turn)]
+        return outputs
+
+    def _ask(self, session: Session, transport: TransportId, cause: Reason) -> out.AskReattach:
+        self._proposed = Epoch(max(self._proposed, session.epoch) + 1)
+        return out.AskReattach(transport, self._proposed, int(session.peer_version), cause, self._token)
+
+    # --- commits -----------------------------------------------------------------------------------------------------
+
+    def _commit_ended(self, ended: inp.CommitEnded, now: Now) -> list[Output]:
+        assert self.seat is not None
+        if self.seat.pending is None or ended.serial != self.seat.serial:
+            return []
+        turn = self.seat.settle(committed=ended.result == "committed")
+        outputs = list(turn.outputs) if ended.result == "committed" else []
+        waiting, self.seat.waiting = list(self.seat.waiting), type(self.seat.waiting)(maxlen=self.seat.waiting.maxlen)
+        for index, event in enumerate(waiting):
+            outputs += self.handle(event, now)
+            if self.seat.pending is not None:
+                self.seat.waiting.extend(waiting[index + 1 :])
+                break
+        return outputs
+
+    # --- views -------------------------------------------------------------------------------------------------------
+
+    def _candidate(self, t: Transport, policy: Policy, tried: tuple[TransportId, ...], now: Instant) -> Candidate:
+        return Candidate(
+            id=t.id, allowed=policy.transports.allows(t.interface, t.protocol, t.gateway), usable=t.usable,
+            validated=t.validated, suppressed=t.penalty.is_suppressed(now, policy.switching), tried=t.id in tried,
+            rank=self._rank(t, policy), loss=t.loss, rtt_ns=t.rtt_ns, stable_ns=t.stable_for(now),
+        )  # fmt: skip
+
+    def _rank(self, transport: Transport, policy: Policy) -> int:
+        return policy.transports.rank(transport.interface, transport.protocol, transport.gateway)
+
+    def _tune_all(self, session: Session) -> list[Output]:
+        self._liveness.clear()
+        turn = Turn(session, session.entered_at, None)
+        return [order for _, t in sorted(self.transports.items()) for order in self._tune(t, turn)]
+
+    def _tune(self, transport: Transport, turn: Turn | None) -> list[Output]:
+        """Tell the packet core the path's limits when they moved enough to matter."""
+        if turn is None or transport.path is None or transport.condition is Condition.GONE:
+            return []
+        wanted = liveness_of(turn.session.policy, transport.rtt_ns, transport.rtt_dev_ns)
+        known = self._liveness.get(transport.id)
+        if known is not None and known.close_to(wanted, RETUNE_STEP):
+            return []
+        self._liveness[transport.id] = wanted
+        return [wanted.order(turn.session.uid, transport.id)]
+
+    def liveness(self, transport: TransportId) -> Liveness | None:
+        """The limits in force for ``transport``, for ``status``."""
+        return self._liveness.get(transport)
+
+    def _note_candidate(self, turn: Turn, transport: TransportId, change: str, code: str) -> None:
+        data = {"change": change, "code": code}
+        turn.note(DomainEvent("transport.candidate", "N", transport=TransportView(transport), data=data))
+
+
+def _budget(session: Session) -> Budget:
+    return Budget(session.switches, session.hold_until)
+
+
+def _figures(transport: Transport) -> dict[str, Any]:
+    return {
+        "loss_ratio": round(transport.loss, 4),
+        "rtt_p95_ms": milliseconds(transport.rtt_ns + 2 * transport.rtt_dev_ns),
+        "jitter_ms": milliseconds(transport.rtt_dev_ns),
+    }

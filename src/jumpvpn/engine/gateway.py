@@ -1,0 +1,432 @@
+"""The gateway's engine: many sessions, each the client's to move; the gateway validates, commits and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outputs as out
+from jumpvpn.engine.liveness import Liveness, liveness_of
+from jumpvpn.engine.outputs import Output, Secret
+from jumpvpn.engine.seat import Seat, Turn
+from jumpvpn.policy.model import Policy
+from jumpvpn.session import effects as fx
+from jumpvpn.session import events as ev
+from jumpvpn.session.deadlines import next_deadline
+from jumpvpn.session.machine import birth
+from jumpvpn.session.reasons import Reason, reason_of_code
+from jumpvpn.session.state import AttemptKind, Role, Session, State
+from jumpvpn.session.validation import ReattachRequest, Verdict, validate
+from jumpvpn.transports import state as transport_facts
+from jumpvpn.transports.state import Condition, Transport
+from jumpvpn.values import MILLISECOND, DomainEvent, Instant, Now, TransportId, later
+
+RETUNE_STEP = 5 * MILLISECOND
+
+
+@dataclass(slots=True)
+class Place:
+    """One session at the gateway: its seat, its device, and the client's paths as seen from here."""
+
+    seat: Seat
+    device: bytes = field(repr=False)
+    transports: dict[TransportId, Transport] = field(default_factory=dict)
+    liveness: dict[TransportId, Liveness] = field(default_factory=dict)
+    request: int | None = None  # the reattach request that the pending turn grants
+    rekey: int | None = None
+    rebind_to: dict[TransportId, str] = field(default_factory=dict)
+
+
+class GatewayEngine:
+    """``handle(input, now) -> outputs``; deterministic; sessions never share state."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.places: dict[str, Place] = {}
+        self._by_device: dict[bytes, str] = {}
+        self._births: dict[str, int] = {}
+
+    # --- what the shell asks -----------------------------------------------------------------------------------------
+
+    def session(self, uid: str) -> Session | None:
+        """The committed record."""
+        place = self.places.get(uid)
+        return place.seat.session if place is not None else None
+
+    def handle(self, event: Any, now: Now) -> list[Output]:
+        """Apply one input; returns orders, commits first."""
+        match event:
+            case inp.HandshakeOffered():
+                return self._handshake_offered(event, now)
+            case inp.SessionRestored():
+                return self._restored(event, now)
+            case inp.ReattachAsked() if event.uid is None or event.uid not in self.places:
+                return self._unknown(event)
+            case inp.CommitEnded():
+                return self._commit_ended(event, now)
+            case inp.Tick():
+                return self._tick(now)
+            case inp.PolicyOffered():
+                return self._policy_offered(event, now)
+        place = self.places.get(event.uid)
+        return self._for_place(place, event, now) if place is not None else []
+
+    def next_wakeup(self) -> Instant | None:
+        """When the engine wants a ``Tick`` although nothing happened."""
+        return min((at for place in self.places.values() for at in self._moments(place)), default=None)
+
+    # --- births ------------------------------------------------------------------------------------------------------
+
+    def _handshake_offered(self, offer: inp.HandshakeOffered, now: Now) -> list[Output]:
+        if offer.device is None:
+            data = {"step": "handshake", "count": 1, "source_prefix": offer.peer}
+            event = DomainEvent("security.validation_failed", "N", reason=Reason.UNKNOWN_DEVICE.value, data=data)
+            return [out.Emit((event,)), out.RefuseHandshake(offer.handshake)]
+        first = birth(offer.session_id, Role.GATEWAY, self.policy, now.boot, offer.device)
+        uid = first.session.uid
+        place = Place(Seat(first.session), offer.device_key)
+        self.places[uid] = place
+        self._births[uid] = offer.handshake
+        turn = Turn(first.session, now.boot, None)
+        turn.take(first)
+        turn.secret = Secret("handshake", offer.handshake)
+        turn.device = (offer.device_key, offer.timestamp)
+        return place.seat.close(turn, [out.AcceptHandshake(offer.handshake, uid)])
+
+    def _born(self, uid: str, now: Now) -> list[Output]:
+        """The birth is durable. One device, one live session: an older one ends, and says why."""
+        place = self.places[uid]
+        older = self._by_device.get(place.device)
+        self._by_device[place.device] = uid
+        if older is None or older not in self.places:
+            return []
+        return self._for_place(self.places[older], inp.PeerClosed(older, Reason.DEVICE_SUPERSEDED), now)
+
+    def _restored(self, restored: inp.SessionRestored, now: Now) -> list[Output]:
+        """A record from before this process: the keys of its epoch must never send again, so the binding is gone."""
+        session = restored.session
+        place = Place(Seat(session), restored.device_key)
+        self.places[session.uid] = place
+        self._by_device[restored.device_key] = session.uid
+        if session.incumbent is not None:
+            self._see(place, session.incumbent, session.binding.peer if session.binding is not None else "", now.boot)
+        turn = place.seat.begin(now.boot)
+        if session.state is State.BIRTH:
+            turn.feed(ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT))
+        else:
+            turn.feed(ev.OwnerChanged(session.owner_epoch + 1))
+        return self._finish(place, turn)
+
+    # --- inputs ------------------------------------------------------------------------------------------------------
+
+    def _for_place(self, place: Place, event: Any, now: Now) -> list[Output]:
+        if place.seat.pending is not None:
+            place.seat.waiting.append(event)
+            return []
+        turn = place.seat.begin(now.boot)
+        self._apply(place, event, turn, now)
+        return self._finish(place, turn)
+
+    def _apply(self, place: Place, event: Any, turn: Turn, now: Now) -> None:
+        match event:
+            case inp.EpochProved():
+                self._epoch_proved(place, event, turn)
+            case inp.ReattachAsked():
+                self._reattach_asked(place, event, turn, now)
+            case inp.PathValidated():
+                self._path_validated(place, event, turn)
+            case inp.PathMeasured():
+                self._path_measured(place, event, turn)
+            case inp.PathSilent() | inp.PathDead() | inp.PathHeard():
+                self._liveness_fact(place, event, turn)
+            case inp.PeerMoved():
+                self._peer_moved(place, event, turn)
+            case inp.RekeyAsked():
+                self._rekey_asked(place, event, turn)
+            case inp.PeerClosed():
+                turn.feed(ev.CloseRequested(event.reason))
+            case inp.OperatorTerminate():
+                turn.feed(ev.CloseRequested(Reason.OPERATOR_TERMINATED))
+            case ev.PolicyReloaded() | ev.PolicyRefused():
+                turn.feed(event)
+            case _:
+                turn.feed()
+
+    def _epoch_proved(self, place: Place, fact: inp.EpochProved, turn: Turn) -> None:
+        self._see(place, fact.transport, fact.peer, turn.now)
+        if turn.session.state is State.BIRTH:
+            turn.feed(ev.HandshakeCompleted(fact.transport, fact.peer, fact.epoch))
+            turn.outputs += self._tune(place, fact.transport, turn)
+        else:
+            turn.feed(ev.EpochConfirmed(fact.epoch))
+
+    def _reattach_asked(self, place: Place, asked: inp.ReattachAsked, turn: Turn, now: Now) -> None:
+        turn.feed()
+        known = place.transports.get(asked.transport)
+        proved = asked.token_ok or (known is not None and known.validated and known.peer == asked.peer)
+        request = ReattachRequest(
+            transport=asked.transport, peer=asked.peer, proof=asked.proof, fresh_nonce=asked.fresh_nonce,
+            nonce_id=asked.nonce_id, epoch=asked.epoch, expected_version=asked.expected_version,
+            time_ms=asked.time_ms, cause=reason_of_code(asked.cause), address_validated=proved,
+        )  # fmt: skip
+        verdict = validate(turn.session, request, now, owned=True)
+        if verdict.passed:
+            self._grant(place, asked, request, turn)
+        elif verdict.reason is Reason.ADDRESS_UNVALIDATED:
+            turn.outputs.append(out.ChallengeReattach(asked.request))
+        else:
+            self._refuse(asked, verdict, turn)
+
+    def _grant(self, place: Place, asked: inp.ReattachAsked, request: ReattachRequest, turn: Turn) -> None:
+        self._see(place, asked.transport, asked.peer, turn.now)
+        accepted = ev.ReattachAccepted(asked.transport, asked.peer, asked.epoch, asked.nonce_id, request.cause)
+        turn.feed(accepted)
+        if turn.session.state is State.ATTACHED and turn.session.epoch == asked.epoch:
+            place.request = asked.request
+            turn.secret = Secret("reattach", asked.request)
+        else:
+            turn.outputs.append(out.RefuseReattach(asked.request, Reason.STALE_STATE_VERSION, 0, answer=False))
+
+    def _refuse(self, asked: inp.ReattachAsked, verdict: Verdict, turn: Turn) -> None:
+        assert verdict.reason is not None
+        refused = ev.ReattachRefused(asked.transport, verdict.step, verdict.reason, asked.nonce_id, asked.proof)
+        if turn.session.state is not State.TERMINATED:
+            turn.feed(refused)
+        version = int(turn.session.bound_version)
+        turn.outputs.append(out.RefuseReattach(asked.request, verdict.reason, version, verdict.answerable))
+
+    def _unknown(self, asked: inp.ReattachAsked) -> list[Output]:
+        data = {"status": "DENIED", "step": 1, "nonce_id": asked.nonce_id}
+        event = DomainEvent("reattach.result", "N", reason=Reason.UNKNOWN_SESSION.value, data=data)
+        refuse = out.RefuseReattach(asked.request, Reason.UNKNOWN_SESSION, 0, answer=False)
+        return [out.Emit((event,)), refuse]
+
+    def _path_validated(self, place: Place, fact: inp.PathValidated, turn: Turn) -> None:
+        known = self._see(place, fact.transport, fact.peer, turn.now)
+        place.transports[known.id] = transport_facts.validated(known, fact.peer, fact.rtt_ns, turn.now)
+        turn.outputs += self._tune(place, known.id, turn)
+        session = turn.session
+        on_incumbent = session.incumbent == fact.transport
+        lost = session.state is State.DEGRADED and session.binding is None
+        if on_incumbent and lost and not known.needs_epoch:
+            turn.feed(ev.ConditionMet(fact.transport, "incumbent_answers"))
+            session = turn.session
+            if session.state is State.RECOVERING:
+                turn.feed(self._attempt(session, AttemptKind.REVALIDATE, fact.transport, turn.now))
+        attempt = turn.session.attempt
+        if attempt is None or attempt.transport != fact.transport:
+            turn.feed()
+        elif attempt.kind is AttemptKind.REBIND and attempt.peer == fact.peer:
+            turn.feed(ev.RebindingValidated(fact.transport, fact.peer, fact.rtt_ns))
+        elif attempt.kind is AttemptKind.REVALIDATE:
+            turn.feed(ev.IncumbentRevalidated(fact.transport, fact.peer, fact.rtt_ns))
+
+    def _path_measured(self, place: Place, fact: inp.PathMeasured, turn: Turn) -> None:
+        known = self._see(place, fact.transport, "", turn.now)
+        updated = transport_facts.measured(known, fact.rtt_ns, fact.rtt_dev_ns, fact.loss_up, fact.loss_down)
+        place.transports[known.id] = updated
+        turn.outputs += self._tune(place, known.id, turn)
+        turn.feed()
+
+    def _liveness_fact(self, place: Place, fact: Any, turn: Turn) -> None:
+        known = self._see(place, fact.transport, "", turn.now)
+        now, switching = turn.now, turn.session.policy.switching
+        match fact:
+            case inp.PathSilent():
+                place.transports[known.id] = transport_facts.fell_silent(known, now)
+                data = {"silent_ms": fact.silent_ns / MILLISECOND, "limit_ms": fact.limit_ns / MILLISECOND}
+                turn.feed(ev.InstabilitySeen(known.id, Reason.PROBE_TIMEOUT, data))
+            case inp.PathDead():
+                place.transports[known.id] = transport_facts.died(known, now, switching)
+                attempt = turn.session.attempt
+                if attempt is not None and attempt.transport == known.id:
+                    turn.feed(ev.AttemptFailed(known.id, Reason.TRANSPORT_DEAD))
+                bound = turn.session.binding
+                dead = ev.TransportDied(known.id, "silence", fact.silent_ns // MILLISECOND)
+                turn.feed(*([dead] if bound is not None and bound.transport == known.id else []))
+            case _:
+                place.transports[known.id] = transport_facts.heard(known, now)
+                turn.feed()
+
+    def _peer_moved(self, place: Place, fact: inp.PeerMoved, turn: Turn) -> None:
+        place.rebind_to[fact.transport] = fact.new
+        turn.feed(ev.PeerAddressChanged(fact.transport, fact.old, fact.new))
+
+    def _rekey_asked(self, place: Place, asked: inp.RekeyAsked, turn: Turn) -> None:
+        before = turn.session.epoch
+        turn.feed(ev.KeysRotated(asked.epoch))
+        if turn.session.epoch > before:
+            place.rekey = asked.request
+            turn.secret = Secret("rekey", asked.request)
+            turn.outputs.append(out.GrantRekey(asked.request, turn.session.uid))
+
+    def _policy_offered(self, offer: inp.PolicyOffered, now: Now) -> list[Output]:
+        event: ev.Event = ev.PolicyRefused(offer.errors)
+        if offer.policy is not None:
+            self.policy = offer.policy
+            event = ev.PolicyReloaded(offer.policy)
+        outputs: list[Output] = []
+        for place in list(self.places.values()):
+            outputs += self._for_place(place, event, now)
+        return outputs
+
+    def _tick(self, now: Now) -> list[Output]:
+        outputs: list[Output] = []
+        for place in list(self.places.values()):
+            if place.seat.pending is None and any(now.boot >= at for at in self._moments(place)):
+                outputs += self._for_place(place, inp.Tick(), now)
+        return outputs
+
+    # --- plans -------------------------------------------------------------------------------------------------------
+
+    def _finish(self, place: Place, turn: Turn) -> list[Output]:
+        while (event := self._plan(place, turn)) is not None:
+            turn.feed(event)
+        orders = [order for effect in turn.effects for order in self._order(place, effect, turn)]
+        return place.seat.close(turn, orders)
+
+    def _plan(self, place: Place, turn: Turn) -> ev.Event | None:
+        session = turn.session
+        if session.state is State.VOLATILE:
+            if session.binding is None:
+                assert session.incumbent is not None
+                return ev.TransportDied(session.incumbent, "binding_cleared")
+            due = self._stable_at(place, session)
+            return ev.TransportStabilized(session.binding.transport) if due is not None and turn.now >= due else None
+        if session.state is State.RECOVERING and session.attempt is None:
+            return self._next_attempt(place, session, turn.now)
+        if session.state is State.DEGRADED and session.binding is not None:
+            known = place.transports.get(session.binding.transport)
+            if known is not None and known.validated:
+                return ev.ConditionMet(known.id, "incumbent_stable")
+        return None
+
+    def _next_attempt(self, place: Place, session: Session, now: Instant) -> ev.Event:
+        """The gateway never moves a session by itself: it lets the incumbent prove itself, or waits for the client."""
+        wish = session.want
+        if wish is not None and wish.kind is AttemptKind.REBIND and wish.target not in session.tried:
+            assert wish.target is not None
+            return self._attempt(session, AttemptKind.REBIND, wish.target, now, wish.peer)
+        incumbent = session.incumbent
+        if session.binding is not None and incumbent is not None and incumbent not in session.tried:
+            return self._attempt(session, AttemptKind.REVALIDATE, incumbent, now)
+        return ev.NoCandidate(len(place.transports))
+
+    def _attempt(
+        self, session: Session, kind: AttemptKind, transport: TransportId, now: Instant, peer: str | None = None
+    ) -> ev.AttemptStarted:
+        limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
+        return ev.AttemptStarted(kind, transport, later(now, limit), peer)
+
+    def _stable_at(self, place: Place, session: Session) -> Instant | None:
+        if session.state is not State.VOLATILE or session.binding is None:
+            return None
+        known = place.transports.get(session.binding.transport)
+        if known is None or not known.validated:
+            return None
+        return later(max(known.since, session.entered_at), session.policy.volatility.stability_window)
+
+    def _moments(self, place: Place) -> list[Instant]:
+        session = place.seat.session
+        nearest = next_deadline(session)
+        moments = [later(nearest.at, 1)] if nearest is not None else []
+        stable = self._stable_at(place, session)
+        return [*moments, stable] if stable is not None else moments
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def _order(self, place: Place, effect: fx.Effect, turn: Turn) -> list[Output]:
+        uid = turn.session.uid
+        match effect:
+            case fx.Bind():
+                return self._bind(place, effect, turn)
+            case fx.Unbind():
+                return [out.Deactivate(uid)]
+            case fx.StartAttempt():
+                rebinding = effect.attempt.kind is AttemptKind.REBIND  # the packet core has challenged that address
+                return [] if rebinding else [out.ChallengePath(uid, effect.attempt.transport)]
+            case fx.StopAttempt():
+                return []
+            case fx.Erase():
+                return [out.EndSession(uid, effect.reason, effect.tell_peer)]
+
+    def _bind(self, place: Place, effect: fx.Bind, turn: Turn) -> list[Output]:
+        uid = turn.session.uid
+        if place.request is not None:
+            request, place.request = place.request, None
+            return [
+                out.GrantReattach(request, uid, int(turn.session.version)),
+                *self._tune(place, effect.transport, turn),
+            ]
+        return [out.Activate(uid, effect.transport, effect.peer)]
+
+    def _tune(self, place: Place, transport: TransportId, turn: Turn) -> list[Output]:
+        known = place.transports[transport]
+        wanted = liveness_of(turn.session.policy, known.rtt_ns, known.rtt_dev_ns)
+        before = place.liveness.get(transport)
+        if before is not None and before.close_to(wanted, RETUNE_STEP):
+            return []
+        place.liveness[transport] = wanted
+        return [wanted.order(turn.session.uid, transport)]
+
+    def _see(self, place: Place, transport: TransportId, peer: str, now: Instant) -> Transport:
+        """The client's path as known here; a path never seen before begins as a candidate."""
+        known = place.transports.get(transport)
+        if known is None:
+            known = Transport(transport, "", "udp", "", peer, since=now, condition=Condition.CANDIDATE)
+            place.transports[transport] = known
+        return known
+
+    # --- commits -----------------------------------------------------------------------------------------------------
+
+    def _commit_ended(self, ended: inp.CommitEnded, now: Now) -> list[Output]:
+        place = self.places.get(ended.uid)
+        if place is None or place.seat.pending is None or ended.serial != place.seat.serial:
+            return []
+        turn = place.seat.settle(committed=ended.result == "committed")
+        if ended.result == "committed":
+            outputs = list(turn.outputs)
+            if self._births.pop(ended.uid, None) is not None:
+                outputs += self._born(ended.uid, now)
+            if turn.session.state is State.TERMINATED:
+                self._forget(ended.uid)
+                return outputs
+        else:
+            outputs = self._commit_lost(place, turn, ended)
+        return outputs + self._after_commit(place, now)
+
+    def _commit_lost(self, place: Place, turn: Turn, ended: inp.CommitEnded) -> list[Output]:
+        """Nothing happened: tell nobody, keep the old record, and say so."""
+        place.request = None
+        unavailable = ended.result == "unavailable"
+        reason = Reason.STORE_UNAVAILABLE if unavailable else Reason.ATOMICITY_FAILED
+        name = "ownership.store_unavailable" if unavailable else "ownership.rejected"
+        session = place.seat.session
+        data: dict[str, Any] = {"op": "commit"} if unavailable else {"seen_version": int(session.version)}
+        if ended.result == "replayed_device":
+            name, reason, data = "security.replay_detected", Reason.REPLAY_DETECTED, {"step": "handshake", "count": 1}
+        event = DomainEvent(
+            name, "N", session=ended.uid, state_version=int(session.version), owner_epoch=session.owner_epoch,
+            prev_state=session.state.value, state=session.state.value, reason=reason.value, data=data,
+        )  # fmt: skip
+        outputs: list[Output] = [out.Emit((event,))]
+        handshake = self._births.pop(ended.uid, None)
+        if handshake is not None:
+            self._forget(ended.uid)
+            return [*outputs, out.RefuseHandshake(handshake)]
+        if turn.secret is not None and turn.secret.kind == "reattach":
+            version = int(session.bound_version)
+            outputs.append(out.RefuseReattach(turn.secret.number, reason, version, answer=True))
+        return outputs
+
+    def _after_commit(self, place: Place, now: Now) -> list[Output]:
+        outputs: list[Output] = []
+        while place.seat.waiting and place.seat.pending is None:
+            outputs += self._for_place(place, place.seat.waiting.popleft(), now)
+        return outputs
+
+    def _forget(self, uid: str) -> None:
+        place = self.places.pop(uid, None)
+        if place is not None and self._by_device.get(place.device) == uid:
+            del self._by_device[place.device]

@@ -1,0 +1,248 @@
+"""What the shell tells the engine: facts of the packet core, of netlink, of the store, of people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jumpvpn.policy.model import Policy
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import Session
+from jumpvpn.values import Epoch, SessionId, TransportId, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """A transport whose interface, address and route exist. ``peer`` and ``local`` are ``address:port`` / address."""
+
+    id: TransportId
+    interface: str
+    protocol: str
+    gateway: str
+    peer: str
+    local: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransportsChanged:
+    """The set of reachable transports now; ``evidence`` says per missing transport what went away."""
+
+    reachable: tuple[Reachable, ...]
+    evidence: dict[TransportId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeAnswered:
+    """Client: the gateway accepted; keys of epoch 1 are installed. ``limits`` are the gateway's bounds (ns, counts)."""
+
+    session_id: SessionId
+    transport: TransportId
+    peer: str
+    device: str
+    policy: Policy
+    peer_version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeAbandoned:
+    """Client: no gateway accepted in time, or one refused; ``session_id`` is of our own making."""
+
+    session_id: SessionId
+    device: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeOffered:
+    """Gateway: a device proved its key; ``device`` is None when the key is not in the list."""
+
+    handshake: int
+    session_id: SessionId
+    device_key: bytes = field(repr=False)
+    device: str | None
+    peer: str
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochProved:
+    """Gateway: first authenticated datagram of ``epoch`` from the client, on ``transport``."""
+
+    uid: str
+    epoch: Epoch
+    transport: TransportId
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReattachAsked:
+    """Gateway: a reattach request; ``uid`` is None if no such session is known."""
+
+    request: int
+    uid: str | None
+    transport: TransportId
+    peer: str
+    proof: bool
+    fresh_nonce: bool
+    token_ok: bool
+    nonce_id: str
+    epoch: Epoch
+    expected_version: int
+    time_ms: int
+    cause: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReattachAnswered:
+    """Client: the gateway's sealed answer. ``status``: committed, challenge or denied."""
+
+    transport: TransportId
+    nonce_id: str
+    status: str
+    epoch: Epoch
+    version: Version
+    reason: Reason
+    token: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PathValidated:
+    """A challenge on ``transport`` was answered from ``peer``."""
+
+    uid: str
+    transport: TransportId
+    peer: str
+    rtt_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathMeasured:
+    """New figures of a transport; losses are ratios 0..1."""
+
+    uid: str
+    transport: TransportId
+    rtt_ns: int
+    rtt_dev_ns: int
+    loss_up: float
+    loss_down: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathSilent:
+    """What was sent is not reported back within the limit (ns)."""
+
+    uid: str
+    transport: TransportId
+    silent_ns: int
+    limit_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathDead:
+    """Silent beyond the dead limit."""
+
+    uid: str
+    transport: TransportId
+    silent_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PathHeard:
+    """What was owed has been reported."""
+
+    uid: str
+    transport: TransportId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """Authenticated data came from a new address; the packet core has challenged it."""
+
+    uid: str
+    transport: TransportId
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """Client: the gateway answered a probe, but holds no binding for the session."""
+
+    uid: str
+    transport: TransportId
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFailed:
+    """The socket of ``transport`` reported an error; ``local`` if this host is its origin (no route, no device)."""
+
+    transport: TransportId
+    error: str
+    local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyAsked:
+    """Gateway: the client asks for fresh keys."""
+
+    request: int
+    uid: str
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyAnswered:
+    """Client: fresh keys of ``epoch`` are ready."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """The peer ended the session, authenticated."""
+
+    uid: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSwitch:
+    """A person asks for ``target``."""
+
+    target: TransportId
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTerminate:
+    """A person ends ``uid``."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOffered:
+    """A reloaded policy, or the errors that make it invalid."""
+
+    policy: Policy | None
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRestored:
+    """Gateway: a live record from the store, at start."""
+
+    session: Session
+    device_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEnded:
+    """The outcome of a ``Commit``: committed, conflict, replayed_device or unavailable."""
+
+    uid: str
+    serial: int
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline may have passed."""

@@ -1,0 +1,47 @@
+"""From policy and measurements to the limits that the packet core watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jumpvpn.engine.outputs import TuneLiveness
+from jumpvpn.policy.model import Policy
+from jumpvpn.values import SECOND, TransportId
+
+INITIAL_SILENCE = SECOND  # before the first measurement, as the initial RTO of RFC 6298
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Probe intervals and silence limits of one path (ns)."""
+
+    probe_busy: int
+    probe_idle: int
+    silence_busy: int
+    silence_idle: int
+    dead_factor: int
+
+    def close_to(self, other: Liveness, step: int) -> bool:
+        """Whether the change is too small to act on."""
+        same = (self.probe_busy, self.probe_idle, self.silence_idle) == (
+            other.probe_busy,
+            other.probe_idle,
+            other.silence_idle,
+        )
+        return same and abs(self.silence_busy - other.silence_busy) < step
+
+    def order(self, uid: str, transport: TransportId) -> TuneLiveness:
+        """The order that puts these limits into force."""
+        return TuneLiveness(
+            uid, transport, self.probe_busy, self.probe_idle, self.silence_busy, self.silence_idle, self.dead_factor
+        )
+
+
+def liveness_of(policy: Policy, rtt_ns: int, rtt_dev_ns: int) -> Liveness:
+    """The limits for a path with this smoothed RTT and deviation; 0 means not measured yet."""
+    volatility = policy.volatility
+    busy = volatility.silence_limit_busy(rtt_ns, rtt_dev_ns) if rtt_ns else INITIAL_SILENCE
+    return Liveness(
+        volatility.probe_interval, volatility.probe_interval_idle, int(busy), int(volatility.silence_limit_idle()),
+        volatility.dead_factor,
+    )  # fmt: skip

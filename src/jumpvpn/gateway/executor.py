@@ -1,0 +1,214 @@
+"""Carries out the gateway engine's orders in the packet core, and reads its facts."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outputs as out
+from jumpvpn.engine.outputs import Output
+from jumpvpn.runtime.dataplane import CLOSE, Fact, Plane
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.records import Kept
+from jumpvpn.values import Epoch, SessionId, TransportId
+
+PROTOCOL_VERSION = 1
+CLOSE_COPIES = 3  # the keys are erased right after, so the message is sent thrice instead of acknowledged
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A device of the list, with its inner addresses (``address/prefix``)."""
+
+    name: str
+    inner: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Birth:
+    session_id: SessionId
+    kept: Kept
+
+
+class GatewayExecutor:
+    """Knows which packet-core session belongs to which uid, and what each device may have."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        devices: dict[bytes, Admitted],
+        welcome: Callable[[Admitted], bytes],
+        post: Callable[[Any], None],
+    ) -> None:
+        self._plane = plane
+        self._devices = devices
+        self._welcome = welcome
+        self._post = post
+        self.handles: dict[str, int] = {}
+        self._uids: dict[int, str] = {}
+        self._births: dict[str, _Birth] = {}
+        self._kept: dict[str, Kept] = {}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Device names by session."""
+        return {uid: kept.device_name for uid, kept in self._kept.items()}
+
+    # --- orders ------------------------------------------------------------------------------------------------------
+
+    def restore(self, session_id: SessionId, sealed: bytes, kept: Kept) -> None:
+        """Install a stored session: it can be asked to reattach, nothing else. Raises ValueError for foreign bytes."""
+        inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
+        self._adopt(session_id.uid, self._plane.restore(session_id.raw, sealed, inner), kept)
+
+    def kept(self, uid: str) -> Kept:
+        """What is stored beside the machine's record."""
+        return self._kept[uid]
+
+    def seal(self, secret: out.Secret | None, uid: str) -> bytes | None:
+        """Key material that goes into the record with this commit."""
+        if secret is None:
+            return None
+        if secret.kind == "handshake":
+            birth = self._births[uid]
+            admitted = self._devices[birth.kept.device]
+            inner = [address.split("/", maxsplit=1)[0] for address in admitted.inner]
+            return self._plane.prepare_accept(secret.number, birth.session_id.raw, inner, self._welcome(admitted))
+        if secret.kind == "reattach":
+            return self._plane.prepare_reattach(secret.number)
+        return self._plane.prepare_rekey(secret.number)
+
+    def execute(self, order: Output) -> None:
+        """Carry out one order."""
+        match order:
+            case out.AcceptHandshake():
+                birth = self._births.pop(order.uid)
+                self._adopt(order.uid, self._plane.finish_accept(order.handshake), birth.kept)
+            case out.RefuseHandshake():
+                self._plane.reject_handshake(order.handshake)
+            case out.GrantReattach():
+                self._plane.commit_reattach(order.request, order.version)
+            case out.ChallengeReattach():
+                self._plane.challenge_reattach(order.request)
+            case out.RefuseReattach() if order.answer:
+                self._plane.deny_reattach(order.request, order.reason.code, order.version)
+            case out.RefuseReattach():
+                self._plane.drop_reattach(order.request)
+            case out.GrantRekey():
+                self._plane.commit_rekey(order.request)
+            case out.EndSession():
+                self._end(order)
+            case _:
+                self._on_path(order)
+
+    def _on_path(self, order: Output) -> None:
+        handle = self.handles.get(getattr(order, "uid", ""), 0)
+        if not handle:
+            return
+        match order:
+            case out.TuneLiveness():
+                self._plane.set_liveness(
+                    handle, path_of(order.transport), order.probe_busy, order.probe_idle, order.silence_busy,
+                    order.silence_idle, order.dead_factor,
+                )  # fmt: skip
+            case out.ChallengePath():
+                self._plane.probe_now(handle, path_of(order.transport))
+            case out.Activate():
+                self._plane.set_peer(handle, path_of(order.transport), order.peer)
+                self._plane.activate(handle, path_of(order.transport))
+            case out.Deactivate():
+                self._plane.deactivate(handle)
+
+    def _adopt(self, uid: str, handle: int, kept: Kept) -> None:
+        self.handles[uid] = handle
+        self._uids[handle] = uid
+        self._kept[uid] = kept
+
+    def _end(self, order: out.EndSession) -> None:
+        handle = self.handles.pop(order.uid, 0)
+        self._kept.pop(order.uid, None)
+        if not handle:
+            return
+        self._uids.pop(handle, None)
+        if order.tell_peer:
+            for _ in range(CLOSE_COPIES):
+                self._plane.send_control(handle, CLOSE, order.reason.code.to_bytes(2, "big"), None)
+        self._plane.close_session(handle)
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def consume(self, fact: Fact) -> None:
+        """Turn one fact of the packet core into an input."""
+        kind = fact[0]
+        if kind == "handshake_request":
+            self._handshake(fact)
+        elif kind == "reattach_request":
+            self._reattach(fact)
+        elif kind == "rekey_request":
+            _, request, handle, epoch = fact
+            if (uid := self._uids.get(handle)) is not None:
+                self._post(inp.RekeyAsked(request, uid, Epoch(epoch)))
+        elif len(fact) > 1 and (uid := self._uids.get(fact[1])) is not None:
+            self._session_fact(kind, uid, fact)
+
+    def _session_fact(self, kind: str, uid: str, fact: Fact) -> None:
+        match kind:
+            case "epoch_confirmed":
+                self._post(inp.EpochProved(uid, Epoch(fact[2]), transport_of(fact[3]), fact[4]))
+            case "control":
+                if fact[3] == CLOSE and len(fact[4]) == 2:
+                    self._post(inp.PeerClosed(uid, Reason.PEER_CLOSED))
+            case "path_validated":
+                self._post(inp.PathValidated(uid, transport_of(fact[2]), fact[3], fact[4]))
+            case "path_measured":
+                up, down = fact[5] / 1e6, fact[6] / 1e6
+                self._post(inp.PathMeasured(uid, transport_of(fact[2]), fact[3], fact[4], up, down))
+            case "path_silent":
+                self._post(inp.PathSilent(uid, transport_of(fact[2]), fact[3], fact[4]))
+            case "path_dead":
+                self._post(inp.PathDead(uid, transport_of(fact[2]), fact[3]))
+            case "path_heard":
+                self._post(inp.PathHeard(uid, transport_of(fact[2])))
+            case "peer_moved":
+                self._post(inp.PeerMoved(uid, transport_of(fact[2]), fact[3], fact[4]))
+
+    def _handshake(self, fact: Fact) -> None:
+        _, handshake, _, peer, key, timestamp, version, _, _ = fact
+        admitted = self._devices.get(bytes(key))
+        if version != PROTOCOL_VERSION:
+            self._plane.reject_handshake(handshake)
+            return
+        session_id = SessionId(secrets.token_bytes(16))
+        if admitted is not None:
+            kept = Kept(bytes(key), admitted.name, admitted.inner)
+            self._births[session_id.uid] = _Birth(session_id, kept)
+            self._kept[session_id.uid] = kept
+        device = hashlib.sha256(bytes(key)).hexdigest()[:16] if admitted is not None else None
+        self._post(inp.HandshakeOffered(handshake, session_id, bytes(key), device, peer, timestamp))
+
+    def _reattach(self, fact: Fact) -> None:
+        (
+            _, request, handle, _, _, peer, proof, nonce_id, epoch, version, time_ms, path, cause, token_ok,
+            fresh,
+        ) = fact  # fmt: skip
+        uid = self._uids.get(handle) if handle else None
+        self._post(
+            inp.ReattachAsked(
+                request, uid, transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch), version,
+                time_ms, cause,
+            )
+        )  # fmt: skip
+
+
+def transport_of(path: int) -> TransportId:
+    """How the gateway names a client's path; the client's own name for it stays with the client."""
+    return TransportId(f"path{path}/udp")
+
+
+def path_of(transport: TransportId) -> int:
+    """The path index behind ``transport_of``'s name."""
+    return int(transport.removeprefix("path").split("/", maxsplit=1)[0])

@@ -1,0 +1,238 @@
+"""The gateway process: acquires what it needs in order, restores its sessions, runs the engine, gives all back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from jumpvpn.audit.chain import Chain
+from jumpvpn.config import GatewayConfig, load_gateway
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine.gateway import GatewayEngine
+from jumpvpn.gateway.addresses import admitted_devices
+from jumpvpn.gateway.executor import Admitted, GatewayExecutor
+from jumpvpn.policy.problems import Rejected
+from jumpvpn.runtime import clock, journal, node, status
+from jumpvpn.runtime.cleanup import Ownership, TunInterface
+from jumpvpn.runtime.control import ControlServer, Refused
+from jumpvpn.runtime.dataplane import Plane, drain
+from jumpvpn.runtime.driver import Driver
+from jumpvpn.runtime.keys import read_private_key
+from jumpvpn.runtime.nat import Forwarding, enable_forwarding
+from jumpvpn.runtime.errors import StartFailed
+from jumpvpn.runtime.recorder import Recorder
+from jumpvpn.runtime.routing import configure_tunnel
+from jumpvpn.runtime.stores.base import Store
+from jumpvpn.runtime.stores.memory import MemoryStore
+from jumpvpn.runtime.stores.sqlite import SqliteStore
+from jumpvpn.session.records import BadRecord, decode
+from jumpvpn.values import DomainEvent
+from jumpvpn.wire.welcome import Limits, Welcome, encode_welcome
+
+CLUSTER_KEY_BYTES = 32
+BIRTH_VERSION = 1  # of the record that a client is welcomed with
+
+
+class GatewayNode:
+    """One gateway. ``run`` returns the exit code; errors that a person can act on are ``node.FAILURES``."""
+
+    def __init__(self, config: GatewayConfig, source: Path | None = None) -> None:
+        self._config = config
+        self._source = source  # the file, for a reload on SIGHUP
+        self._engine = GatewayEngine(config.policy)
+        self._stopped: asyncio.Future[None]
+        self._plane_handle: Plane
+        self._recorder: Recorder
+        self._executor: GatewayExecutor
+        self._driver: Driver
+
+    async def run(self) -> int:
+        """Run until a signal or ``jumpvpn down``; the sessions stay in the store."""
+        self._stopped = asyncio.get_running_loop().create_future()
+        node.require_privileges()
+        key = read_private_key(self._config.private_key_file)
+        devices = admitted_devices(self._config)
+        node.make_private_directory(self._config.state_dir)
+        async with contextlib.AsyncExitStack() as stack:
+            return await self._run(stack, key, devices)
+
+    async def _run(self, stack: contextlib.AsyncExitStack, key: bytes, devices: dict[bytes, Admitted]) -> int:
+        config = self._config
+        owner = await Ownership.claim(config.state_dir / "owned-gateway.json")
+        stack.push_async_callback(node.release, owner)
+        events = journal.Journal(config.events)
+        stack.callback(events.close)
+        store = await self._open_store()
+        stack.push_async_callback(store.close)
+        await journal.export_outbox(store, events)
+        self._recorder = Recorder.create(config.name, events, store, config.policy)
+        control = ControlServer(config.control, self._commands(), {"events": self._follow})
+        await control.start()
+        stack.push_async_callback(control.close)
+        plane = self._plane_handle = self._plane(key, owner)
+        stack.callback(plane.stop)
+        self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
+        self._driver = Driver(self._engine, self._executor, self._recorder)
+        await self._connect_inside(owner)
+        self._started()
+        await self._restore(store)
+        self._listen(plane)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
+        stack.callback(loop.remove_reader, plane.fact_fd)
+        node.on_signals(self._stop, self._reload)
+        async with node.background(self._driver.run(), self._recorder.forget_exported(), on_failure=self._failed):
+            self._announce_ready()
+            await self._stopped
+        self._recorder.emit((DomainEvent("node.stopped", "N", data={"cause": "asked"}),), clock.now())
+        return 0
+
+    async def _open_store(self) -> Store:
+        if self._config.store == "memory":
+            return MemoryStore()
+        return await SqliteStore.open(self._config.state_dir / "sessions.sqlite")
+
+    def _plane(self, key: bytes, owner: Ownership) -> Plane:
+        config, recovery = self._config, self._config.policy.recovery
+        owner.note(TunInterface(config.tunnel.name))
+        try:
+            return Plane(
+                role="gateway", private_key=key, cluster_key=_cluster_key(config.state_dir / "cluster.key"),
+                tun=config.tunnel.name, mtu=config.tunnel.mtu, queue_bytes=1 << 20,
+                replay_bytes=recovery.replay_buffer, replay_ms=recovery.replay_time // 1_000_000,
+            )  # fmt: skip
+        except OSError as error:
+            raise StartFailed(f"cannot create the tunnel interface {config.tunnel.name}: {error}") from error
+
+    def _listen(self, plane: Plane) -> None:
+        for address in self._config.listen:
+            try:
+                plane.open_socket(bind=address, interface=None, mark=0)
+            except OSError as error:
+                text = error.strerror or str(error)
+                raise StartFailed(
+                    f"cannot listen on {address}: {text}; is another gateway running there, or is the address not ours?"
+                ) from error
+
+    async def _connect_inside(self, owner: Ownership) -> None:
+        config, tunnel = self._config, self._config.tunnel
+        addresses = [str(address) for address in tunnel.gateway_addresses()]
+        await configure_tunnel(owner, tunnel.name, addresses, tunnel.mtu)
+        if not config.forward.enabled:
+            return
+        pools = tuple(str(pool) for pool in (tunnel.pool, tunnel.pool6) if pool is not None)
+        forwarding = Forwarding(
+            instance=config.name, tunnel=tunnel.name, pools=pools, masquerade=config.forward.masquerade,
+            interfaces=config.forward.interfaces,
+        )  # fmt: skip
+        await enable_forwarding(owner, forwarding)
+
+    async def _restore(self, store: Store) -> None:
+        """Bring back the sessions of before: they keep their identity and wait for their clients to reattach."""
+        now = clock.now()
+        for stored in await store.load_all():
+            try:
+                session, kept = decode(stored.body, self._config.policy, now, clock.boot_id())
+                self._executor.restore(session.id, stored.sealed or b"", kept)
+            except (BadRecord, ValueError, OSError) as error:
+                raise StartFailed(
+                    f"the store in {self._config.state_dir} holds a record this gateway cannot read ({error}); "
+                    "is cluster.key the one that wrote it? Restore it, or move the store away to start afresh"
+                ) from error
+            self._recorder.resume(session.uid, Chain(stored.chain, stored.seq, stored.head))
+            self._post(inp.SessionRestored(session, kept.device))
+
+    def _welcome(self, admitted: Admitted) -> bytes:
+        tunnel = self._config.tunnel
+        return encode_welcome(
+            Welcome(
+                gateway=self._config.name, addresses=admitted.inner, routes=tuple(str(r) for r in tunnel.routes),
+                dns=tuple(str(server) for server in tunnel.dns), mtu=tunnel.mtu,
+                limits=Limits.of(self._engine.policy), version=BIRTH_VERSION,
+            )
+        )  # fmt: skip
+
+    # --- control -----------------------------------------------------------------------------------------------------
+
+    def _commands(self) -> dict[str, Any]:
+        return {"status": self._status, "down": self._down, "terminate": self._terminate, "switch": self._switch}
+
+    async def _status(self, _args: Any) -> Any:
+        names = self._executor.names
+        return status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names)
+
+    async def _down(self, _args: Any) -> Any:
+        self._stop()
+        return {"stopping": True}
+
+    async def _terminate(self, args: Any) -> Any:
+        wanted = str(args.get("session") or "")
+        matches = [uid for uid in self._engine.places if uid.startswith(wanted)] if wanted else []
+        if len(matches) != 1:
+            known = ", ".join(sorted(self._engine.places)) or "none"
+            raise Refused(f"name one session by its uid; live ones are: {known}", "unknown_session")
+        self._post(inp.OperatorTerminate(matches[0]))
+        return {"terminating": matches[0]}
+
+    async def _switch(self, _args: Any) -> Any:
+        raise Refused("transports are the client's; run 'jumpvpn switch' there", "invalid_transport_candidate")
+
+    async def _follow(self, args: Any) -> AsyncIterator[Any]:
+        async for line in journal.follow(self._config.events, from_start=bool(args.get("from_start", False))):
+            yield line.decode("utf-8").rstrip("\n")
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def _post(self, event: Any) -> None:
+        self._driver.post(event)
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _failed(self, failure: BaseException) -> None:
+        if not self._stopped.done():
+            self._stopped.set_exception(failure)
+
+    def _reload(self) -> None:
+        if self._source is None:
+            return
+        try:
+            policy = load_gateway(self._source).policy
+        except (Rejected, OSError) as error:
+            self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
+            return
+        self._recorder.use_policy(policy)
+        self._post(inp.PolicyOffered(policy))
+
+    def _started(self) -> None:
+        data = {"role": "gateway", "boot_id": clock.boot_id(), "program_version": status.program_version()}
+        self._recorder.emit((DomainEvent("node.started", "N", data=data),), clock.now())
+
+    def _announce_ready(self) -> None:
+        listening = ", ".join(self._config.listen)
+        sys.stderr.write(f"jumpvpn: gateway {self._config.name} listens on {listening} (UDP)\n")
+
+
+def _cluster_key(path: Path) -> bytes:
+    """The key under which records and tickets are sealed; made at the first start (0600). Raises StartFailed."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            key = path.read_bytes()
+            if len(key) != CLUSTER_KEY_BYTES:
+                raise StartFailed(f"{path} is damaged ({len(key)} bytes instead of {CLUSTER_KEY_BYTES})")
+            return key
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        key = os.urandom(CLUSTER_KEY_BYTES)
+        with os.fdopen(fd, "wb") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StartFailed(f"cannot use {path}: {error.strerror}") from error
+    return key

@@ -1,0 +1,1 @@
+"""What to do about the transports: the policy model, selection, hold-down, recovery budget."""

@@ -1,0 +1,1 @@
+"""The I/O shell: the only place with sockets, clocks, files and asyncio."""

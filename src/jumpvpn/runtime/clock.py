@@ -1,0 +1,38 @@
+"""The clocks of this machine, read in one place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from jumpvpn.values import Instant, Now
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_time() -> Instant:
+    """Nanoseconds since boot, suspend included (CLOCK_BOOTTIME)."""
+    return Instant(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def wall_time_ms() -> int:
+    """Unix time in milliseconds, UTC; for people and peers, never for ordering."""
+    return time.time_ns() // 1_000_000
+
+
+def wall_time_ns() -> int:
+    """Unix time in nanoseconds, UTC: the handshake's timestamp."""
+    return time.time_ns()
+
+
+def now() -> Now:
+    """Both clocks, read once per loop turn."""
+    return Now(boot=boot_time(), wall_ms=wall_time_ms())
+
+
+def boot_id() -> str:
+    """Identifier of this boot of the kernel, without dashes; ``unknown`` where the kernel does not tell."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
+    except OSError:
+        return "unknown"

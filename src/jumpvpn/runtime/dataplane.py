@@ -1,0 +1,53 @@
+"""The only door to the native packet core."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from jumpvpn import _native
+from jumpvpn._native import Plane
+
+Fact = tuple[Any, ...]
+FACTS_PER_DRAIN = 256  # one pass of the loop; more facts come back at once, the eventfd stays readable
+
+CLOSE = 1  # type of the control message that ends a session; its payload is the reason's code (2 bytes)
+
+# Errors that this host itself is the origin of. The others (ECONNREFUSED, EHOSTUNREACH …) come from ICMP, which a
+# third party can forge: they are a reason to probe, never a proof of death.
+LOCAL_ERRORS = frozenset({errno.ENETDOWN, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.ENXIO})
+
+
+def generate_private_key() -> bytes:
+    """A fresh X25519 private key (32 bytes)."""
+    return _native.generate_private_key()
+
+
+def public_key(private: bytes) -> bytes:
+    """The public key (32 bytes) of a private one. Raises ValueError."""
+    return _native.public_key(private)
+
+
+def drain(plane: Plane, consume: Callable[[Fact], None]) -> None:
+    """Hand the facts that wait to ``consume``, oldest first."""
+    for fact in plane.drain(FACTS_PER_DRAIN):
+        consume(fact)
+
+
+def error_name(number: int) -> str:
+    """``ENETUNREACH`` for 101."""
+    return errno.errorcode.get(number, str(number))
+
+
+__all__ = [
+    "CLOSE",
+    "FACTS_PER_DRAIN",
+    "LOCAL_ERRORS",
+    "Fact",
+    "Plane",
+    "drain",
+    "error_name",
+    "generate_private_key",
+    "public_key",
+]

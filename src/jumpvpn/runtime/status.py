@@ -1,0 +1,172 @@
+"""The status document: what the sender's side knows, computed from engine and packet core, never from config."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+from jumpvpn.config import ClientConfig, GatewayConfig
+from jumpvpn.engine.client import ClientEngine
+from jumpvpn.engine.gateway import GatewayEngine, Place
+from jumpvpn.engine.liveness import Liveness
+from jumpvpn.policy.selection import Budget
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.dataplane import Plane
+from jumpvpn.session.deadlines import next_deadline
+from jumpvpn.session.state import Session
+from jumpvpn.transports.state import Condition, Transport
+from jumpvpn.values import Instant, TransportId, milliseconds
+from jumpvpn.wire.welcome import Welcome
+
+
+def program_version() -> str:
+    """The version of the installed program."""
+    return version("jumpvpn")
+
+
+def of_client(
+    engine: ClientEngine, handle: int, plane: Plane, config: ClientConfig, welcome: Welcome | None
+) -> dict[str, Any]:
+    """The client's document; ``sessions`` is empty until the handshake succeeded."""
+    now = clock.boot_time()
+    session = engine.session
+    sessions = []
+    if session is not None:
+        limits = {name: engine.liveness(name) for name in engine.transports}
+        transports = list(engine.transports.values())
+        sessions = [_session(session, transports, limits, _plane_view(plane, handle), now)]
+    else:
+        sessions = [_unborn(engine, now)]
+    addresses = list(welcome.addresses) if welcome is not None else []
+    return _document("client", config.name, plane, addresses, config.tunnel.mtu, sessions)
+
+
+def of_gateway(
+    engine: GatewayEngine, handles: dict[str, int], plane: Plane, config: GatewayConfig, names: dict[str, str]
+) -> dict[str, Any]:
+    """The gateway's document: every live session."""
+    now = clock.boot_time()
+    sessions = [_place(uid, place, handles, plane, names, now) for uid, place in sorted(engine.places.items())]
+    addresses = [str(address) for address in config.tunnel.gateway_addresses()]
+    return _document("gateway", config.name, plane, addresses, config.tunnel.mtu, sessions)
+
+
+def _place(
+    uid: str, place: Place, handles: dict[str, int], plane: Plane, names: dict[str, str], now: Instant
+) -> dict[str, Any]:
+    limits: dict[TransportId, Liveness | None] = dict(place.liveness)
+    view = _plane_view(plane, handles.get(uid, 0))
+    document = _session(place.seat.session, list(place.transports.values()), limits, view, now)
+    return {**document, "device": names.get(uid, "")}
+
+
+def _document(
+    role: str, name: str, plane: Plane, addresses: list[str], mtu: int, sessions: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "role": role, "node": name, "pid": os.getpid(), "version": program_version(),
+        "tun": {"name": plane.tun_name, "mtu": mtu, "addresses": addresses}, "sessions": sessions,
+        "counters": plane.counters(),
+    }  # fmt: skip
+
+
+def _plane_view(plane: Plane, handle: int) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    if not handle:
+        return {}, {}
+    return plane.session_stats(handle), {stats["path"]: stats for stats in plane.path_stats(handle)}
+
+
+def _unborn(engine: ClientEngine, now: Instant) -> dict[str, Any]:
+    transports = [_transport(t, None, None, None, now) for _, t in sorted(engine.transports.items())]
+    return {"uid": None, "state": "BIRTH", "transports": transports}
+
+
+def _session(
+    session: Session,
+    transports: list[Transport],
+    limits: dict[TransportId, Liveness | None],
+    view: tuple[dict[str, Any], dict[int, dict[str, Any]]],
+    now: Instant,
+) -> dict[str, Any]:
+    policy, stats, paths = session.policy, *view
+    lost = session.transportless_at
+    nearest = next_deadline(session)
+    bound = session.binding
+    active = bound.transport if bound is not None else None
+    budget = Budget(session.switches, session.hold_until)
+    lifetime_left = session.born_at + policy.session.max_lifetime - now
+    ttl_left = lost + policy.session.transport_ttl - now if lost is not None else None
+    return {
+        "uid": session.uid,
+        "state": session.state.value,
+        "state_age_ms": milliseconds(now - session.entered_at),
+        "version": int(session.version),
+        "epoch": int(session.epoch),
+        "last_reason": session.reason.value if session.reason is not None else None,
+        "binding": None
+        if bound is None
+        else {"transport": bound.transport, "peer": bound.peer, "since_ms": milliseconds(now - bound.since)},
+        "transportless_ms": milliseconds(now - lost) if lost is not None else None,
+        "transport_ttl_left_ms": milliseconds(ttl_left) if ttl_left is not None else None,
+        "transport_ttl_ms": milliseconds(policy.session.transport_ttl),
+        "lifetime_left_ms": milliseconds(lifetime_left),
+        "switches_used": budget.used(now),
+        "switches_max": policy.switching.max_per_minute,
+        "hold_down_left_ms": milliseconds(budget.hold_left(now)),
+        "attempts": session.attempts,
+        "attempts_max": policy.recovery.max_attempts,
+        "next_deadline": None if nearest is None else {"name": nearest.name, "in_ms": milliseconds(nearest.at - now)},
+        "silence_formula": policy.volatility.silence_formula(),
+        "transports": [
+            _transport(t, active, limits.get(t.id), _stats_of(t, paths), now)
+            for t in sorted(transports, key=lambda t: t.id)
+        ],
+        "traffic": {
+            name: stats.get(name, 0) for name in ("tx_bytes", "rx_bytes", "queued", "shed", "resent", "duplicates")
+        },
+    }
+
+
+def _stats_of(transport: Transport, paths: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+    path = transport.path
+    if path is None and transport.id.startswith("path"):
+        path = int(transport.id.removeprefix("path").split("/", maxsplit=1)[0])
+    return paths.get(path) if path is not None else None
+
+
+_WORDS = {
+    Condition.CANDIDATE: "candidate",
+    Condition.GOOD: "standby",
+    Condition.SILENT: "silent",
+    Condition.DEAD: "dead",
+    Condition.GONE: "gone",
+}
+
+
+def _transport(
+    transport: Transport,
+    active: TransportId | None,
+    limits: Liveness | None,
+    stats: dict[str, Any] | None,
+    now: Instant,
+) -> dict[str, Any]:
+    word = "active" if transport.id == active and transport.usable else _WORDS[transport.condition]
+    heard = stats.get("last_heard_ns") if stats else None
+    rtt = stats["srtt_ns"] if stats else transport.rtt_ns
+    deviation = stats["rttvar_ns"] if stats else transport.rtt_dev_ns
+    return {
+        "id": transport.id,
+        "interface": transport.interface,
+        "gateway": transport.gateway,
+        "peer": transport.peer,
+        "state": word,
+        "rtt_ms": milliseconds(rtt) if rtt else None,
+        "rtt_dev_ms": milliseconds(deviation) if rtt else None,
+        "loss_up": stats["loss_up_ppm"] / 1e6 if stats else None,
+        "loss_down": stats["loss_down_ppm"] / 1e6 if stats else None,
+        "age_ms": milliseconds(now - transport.since),
+        "last_heard_ms": milliseconds(heard) if heard is not None else None,
+        "silence_limit_ms": milliseconds(limits.silence_busy) if limits is not None else None,
+        "silence_limit_idle_ms": milliseconds(limits.silence_idle) if limits is not None else None,
+    }

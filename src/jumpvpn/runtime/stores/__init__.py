@@ -1,0 +1,1 @@
+"""Session records behind one small interface: versioned compare-and-swap."""

@@ -1,0 +1,229 @@
+"""The embedded store: one SQLite file, one connection, one thread that alone reads and writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from jumpvpn.runtime.stores.base import (
+    TERMINATED,
+    CommitResult,
+    StoredSession,
+    StoreUnavailable,
+    Write,
+    judge,
+)
+
+Answer = TypeVar("Answer")
+
+APPLICATION_ID = 0x4A56504E  # "JVPN": tells our files from any other SQLite file
+SCHEMA_VERSION = 1
+_TIMESTAMP_BYTES = 8  # big-endian; SQLite's own integers end at 2^63
+
+_SCHEMA = """
+CREATE TABLE session (
+  session_id BLOB PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, epoch INTEGER NOT NULL,
+  body BLOB NOT NULL, sealed BLOB, chain TEXT NOT NULL, seq INTEGER NOT NULL, head TEXT NOT NULL,
+  write_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX live_session ON session (session_id) WHERE state <> 'TERMINATED';
+CREATE TABLE device (device BLOB PRIMARY KEY, timestamp BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB NOT NULL) STRICT;
+"""
+_RESTORE = "restore it, or move it away to start without sessions"
+_COLUMNS = "session_id, version, state, epoch, body, sealed, chain, seq, head, write_id"
+
+
+class SqliteStore:
+    """Durable session records. Open with ``await SqliteStore.open(path)``.
+
+    WAL with ``synchronous=FULL``: a committed unit survives power loss. ``locking_mode=EXCLUSIVE`` keeps every other
+    process out, so the one-writer rule (SQLite before 3.51.3 may corrupt a WAL that two connections reset) holds
+    by force. ``secure_delete`` overwrites erased keys.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._connection: sqlite3.Connection | None = None
+        self._exported = 0
+
+    @classmethod
+    async def open(cls, path: Path) -> SqliteStore:
+        """Open or create the file. Raises StoreUnavailable with one clear reason."""
+        store = cls(path)
+        try:
+            await store._run(store._open)
+        except BaseException:
+            store._thread.shutdown(wait=True)
+            raise
+        return store
+
+    async def load_all(self) -> list[StoredSession]:
+        """Every session that is not terminated, in order of its identifier."""
+        return await self._run(self._load_all)
+
+    async def load(self, session_id: bytes) -> StoredSession | None:
+        """One session, terminated ones too."""
+        return await self._run(lambda: self._load(session_id))
+
+    async def commit(self, write: Write) -> CommitResult:
+        """Apply one unit in one transaction; on disk when it returns COMMITTED."""
+        return await self._run(lambda: self._commit(write))
+
+    async def device_timestamp(self, device: bytes) -> int:
+        """The newest handshake timestamp (ns) of this device; 0 if none."""
+        return await self._run(lambda: self._device_timestamp(device))
+
+    async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
+        """Oldest lines not yet exported."""
+        return await self._run(lambda: self._outbox(limit))
+
+    async def exported(self, up_to: int) -> None:
+        """Forget lines up to this number, on disk with the next commit: an extra sync per commit buys nothing."""
+        self._exported = max(self._exported, up_to)
+
+    async def close(self) -> None:
+        """Write back what is pending and close the file."""
+        if self._connection is not None:
+            await self._run(self._close)
+        self._thread.shutdown(wait=True)
+
+    async def _run(self, work: Callable[[], Answer]) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+
+    def _guarded(self, work: Callable[[], Answer]) -> Answer:
+        try:
+            return work()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(_reason(self._path, error)) from error
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror or error}") from error
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        self._path.chmod(0o600)
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=0.0)
+        try:
+            _prepare(connection, self._path)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailable(f"{self._path}: the store is closed")
+        return self._connection
+
+    def _close(self) -> None:
+        self._forget_exported()
+        self._db.close()
+        self._connection = None
+
+    def _load_all(self) -> list[StoredSession]:
+        query = f"SELECT {_COLUMNS} FROM session WHERE state <> '{TERMINATED}' ORDER BY session_id"  # noqa: S608 (constants)
+        return [StoredSession(*row) for row in self._db.execute(query)]
+
+    def _load(self, session_id: bytes) -> StoredSession | None:
+        query = f"SELECT {_COLUMNS} FROM session WHERE session_id = ?"  # noqa: S608 (constants)
+        row = self._db.execute(query, (session_id,)).fetchone()
+        return None if row is None else StoredSession(*row)
+
+    def _commit(self, write: Write) -> CommitResult:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            verdict = self._apply(write)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        return verdict
+
+    def _apply(self, write: Write) -> CommitResult:
+        old = self._load(write.session_id)
+        verdict = judge(write, old, self._device_timestamp(write.device[0]) if write.device else 0)
+        if verdict is not None:
+            return verdict
+        self._put(write.stored_over(old))
+        if write.device is not None:
+            timestamp = write.device[1].to_bytes(_TIMESTAMP_BYTES, "big")
+            self._db.execute("INSERT OR REPLACE INTO device VALUES (?, ?)", (write.device[0], timestamp))
+        self._forget_exported()
+        self._db.executemany("INSERT INTO outbox (line) VALUES (?)", [(line,) for line in write.lines])
+        return CommitResult.COMMITTED
+
+    def _put(self, new: StoredSession) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                new.session_id,
+                new.version,
+                new.state,
+                new.epoch,
+                new.body,
+                new.sealed,
+                new.chain,
+                new.seq,
+                new.head,
+                new.write_id,
+            ),
+        )
+
+    def _device_timestamp(self, device: bytes) -> int:
+        row = self._db.execute("SELECT timestamp FROM device WHERE device = ?", (device,)).fetchone()
+        return 0 if row is None else int.from_bytes(row[0], "big")
+
+    def _outbox(self, limit: int) -> list[tuple[int, bytes]]:
+        query = "SELECT number, line FROM outbox WHERE number > ? ORDER BY number LIMIT ?"
+        return list(self._db.execute(query, (self._exported, limit)))
+
+    def _forget_exported(self) -> None:
+        self._db.execute("DELETE FROM outbox WHERE number <= ?", (self._exported,))
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    found = connection.execute("PRAGMA application_id").fetchone()[0]
+    is_new = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0 and found == 0
+    if not is_new and found != APPLICATION_ID:
+        raise StoreUnavailable(
+            f"{path}: not a session store of Jumping VPN; move the file away or set another state_dir"
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("BEGIN IMMEDIATE")
+    if is_new:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise StoreUnavailable(
+            f"{path}: has schema {version}, this program knows {SCHEMA_VERSION}; upgrade the program"
+        )
+    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise StoreUnavailable(f"{path}: is damaged ({damage}); {_RESTORE}")
+
+
+def _reason(path: Path, error: sqlite3.Error) -> str:
+    text = str(error)
+    if "locked" in text:
+        return f"{path}: in use by another process; stop that gateway or set another state_dir"
+    if "not a database" in text or "malformed" in text:
+        return (
+            f"{path}: is damaged or not a session store ({text}); restore it, or move it away to start without sessions"
+        )
+    return f"{path}: {text}"

@@ -1,0 +1,1 @@
+"""The lifecycle of one session: states, events, the transition table, deadlines. Pure."""

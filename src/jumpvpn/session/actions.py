@@ -1,0 +1,250 @@
+"""What a row changes and orders: straight lines. State, version, reason and dwell are the machine's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from jumpvpn.policy.model import Policy
+from jumpvpn.session.effects import Bind, Effect, Erase, StartAttempt, StopAttempt, Unbind
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import Attempt, AttemptKind, Binding, Session, State, Want
+from jumpvpn.values import MINUTE, Epoch, Instant, Version, later
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+
+def nothing(session: Session, _event: Any, _now: Instant) -> Session:
+    """The row changes no field of its own."""
+    return session
+
+
+def attach_first(session: Session, event: Any, now: Instant) -> Session:
+    """BIRTH ends: the first binding."""
+    binding = Binding(event.transport, event.peer, event.epoch, now)
+    return replace(
+        session, binding=binding, incumbent=event.transport, epoch=event.epoch, keys_at=now,
+        peer_version=event.peer_version,
+    )  # fmt: skip
+
+
+def open_episode(session: Session, _event: Any, now: Instant) -> Session:
+    """ATTACHED is left: the episode clock starts."""
+    entries = (*_recent(session.volatile_entries, now, session.policy.volatility.reentry_window), now)
+    return replace(session, episode_at=now, attempts=0, volatile_entries=entries, want=None)
+
+
+def open_episode_unbound(session: Session, event: Any, now: Instant) -> Session:
+    """As ``open_episode``; the binding vanished with its transport."""
+    return lose_binding(open_episode(session, event, now), event, now)
+
+
+def open_episode_for_owner(session: Session, event: Any, now: Instant) -> Session:
+    """As ``open_episode_unbound``, under a new owner."""
+    return note_owner(open_episode_unbound(session, event, now), event, now)
+
+
+def lose_binding(session: Session, _event: Any, now: Instant) -> Session:
+    """No binding; the transportless clock starts unless it runs already."""
+    started = now if session.transportless_at is None else session.transportless_at
+    return replace(session, binding=None, transportless_at=started)
+
+
+def note_owner(session: Session, event: Any, _now: Instant) -> Session:
+    """The new incarnation is recorded."""
+    return replace(session, owner_epoch=event.owner_epoch)
+
+
+def unbind_for_owner(session: Session, event: Any, now: Instant) -> Session:
+    """A takeover never inherits the binding."""
+    return note_owner(lose_binding(session, event, now), event, now)
+
+
+def enter_recovery(session: Session, _event: Any, _now: Instant) -> Session:
+    """One attempt of the episode begins."""
+    return replace(session, attempts=session.attempts + 1, attempt=None, tried=())
+
+
+def enter_recovery_unbound(session: Session, event: Any, now: Instant) -> Session:
+    """As ``enter_recovery``; the transport died just now."""
+    return enter_recovery(lose_binding(session, event, now), event, now)
+
+
+def recover_for_owner(session: Session, event: Any, now: Instant) -> Session:
+    """As ``enter_recovery``, under a new owner."""
+    return enter_recovery(unbind_for_owner(session, event, now), event, now)
+
+
+def enter_recovery_same_path(session: Session, event: Any, now: Instant) -> Session:
+    """The incumbent only has to prove itself."""
+    want = Want(AttemptKind.REVALIDATE, Reason.PATH_STABILIZED, event.transport)
+    return replace(enter_recovery(session, event, now), want=want)
+
+
+def enter_recovery_rebind(session: Session, event: Any, now: Instant) -> Session:
+    """The peer's new address has to prove itself."""
+    want = Want(AttemptKind.REBIND, Reason.NAT_REBINDING, event.transport, event.new)
+    return replace(enter_recovery(session, event, now), want=want)
+
+
+def enter_recovery_forced(session: Session, event: Any, now: Instant) -> Session:
+    """Another transport is wanted, by name or not."""
+    return note_wish(enter_recovery(session, event, now), event, now)
+
+
+def note_wish(session: Session, event: Any, _now: Instant) -> Session:
+    """Remember which transport is wanted, and that the incumbent is no answer."""
+    return replace(session, want=Want(AttemptKind.SWITCH, event.reason, event.target, avoid_incumbent=True))
+
+
+def note_attempt(session: Session, event: Any, now: Instant) -> Session:
+    """The attempt that runs."""
+    return replace(session, attempt=Attempt(event.kind, event.transport, now, event.deadline, event.peer))
+
+
+def drop_attempt(session: Session, event: Any, _now: Instant) -> Session:
+    """The attempt is over; its transport was tried in this stay."""
+    return replace(session, attempt=None, tried=(*session.tried, event.transport))
+
+
+def hold(session: Session, _event: Any, _now: Instant) -> Session:
+    """Wait for the condition to change; the wish that failed is forgotten."""
+    return replace(session, attempt=None, want=None)
+
+
+def return_same_path(session: Session, event: Any, now: Instant) -> Session:
+    """Back in ATTACHED on the incumbent, same epoch."""
+    return _settle(replace(session, binding=Binding(event.transport, event.peer, session.epoch, now)))
+
+
+def return_rebound(session: Session, event: Any, now: Instant) -> Session:
+    """Back in ATTACHED on the incumbent at the peer's new address; it spends the switch budget."""
+    binding = Binding(event.transport, event.peer, session.epoch, now)
+    return _settle(replace(session, binding=binding, switches=_spend(session, now)))
+
+
+def return_reattached(session: Session, event: Any, now: Instant) -> Session:
+    """Back in ATTACHED on the transport of before, in a new epoch."""
+    binding = Binding(event.transport, event.peer, event.epoch, now)
+    return _settle(
+        replace(
+            session, binding=binding, incumbent=event.transport, epoch=event.epoch,
+            prior_bound_version=session.bound_version, bound_version=Version(session.version + 1),
+            peer_version=getattr(event, "peer_version", session.peer_version),
+        )
+    )  # fmt: skip
+
+
+def return_switched(session: Session, event: Any, now: Instant) -> Session:
+    """As ``return_reattached``, on another transport: the budget is spent and hold-down begins."""
+    moved = return_reattached(session, event, now)
+    hold_until = later(now, session.policy.switching.hold_down)
+    return replace(moved, switches=_spend(session, now), hold_until=hold_until)
+
+
+def end(session: Session, _event: Any, _now: Instant) -> Session:
+    """Nothing is left but the record."""
+    return replace(session, binding=None, attempt=None, want=None, next_policy=None)
+
+
+def apply_policy(session: Session, event: Any, _now: Instant) -> Session:
+    """Tightening counts at once; loosening waits for the next episode; no running deadline moves later."""
+    return replace(session, policy=_tightened(session, event.policy), next_policy=event.policy)
+
+
+def rotate_keys(session: Session, event: Any, now: Instant) -> Session:
+    """Fresh keys on the same transport."""
+    assert session.binding is not None
+    return replace(session, epoch=event.epoch, keys_at=now, binding=replace(session.binding, epoch=event.epoch))
+
+
+def confirm_epoch(session: Session, event: Any, _now: Instant) -> Session:
+    """The peer knows the newest binding, so the version before it is no longer accepted."""
+    known = event.epoch == session.epoch
+    return replace(session, prior_bound_version=None if known else session.prior_bound_version)
+
+
+def note_warning(session: Session, _event: Any, _now: Instant) -> Session:
+    """One more lifetime warning was given."""
+    return replace(session, warnings=session.warnings + 1)
+
+
+def _settle(session: Session) -> Session:
+    policy = _never_longer(session.next_policy or session.policy, session.policy)
+    return replace(
+        session, policy=policy, next_policy=None, transportless_at=None, episode_at=None, attempts=0, attempt=None,
+        tried=(), want=None,
+    )  # fmt: skip
+
+
+def _spend(session: Session, now: Instant) -> tuple[Instant, ...]:
+    return (*_recent(session.switches, now, MINUTE), now)
+
+
+def _recent(instants: tuple[Instant, ...], now: Instant, window: int) -> tuple[Instant, ...]:
+    return tuple(instant for instant in instants if now - instant < window)
+
+
+def _never_longer(policy: Policy, old: Policy) -> Policy:
+    """``policy``, except that the deadlines that always run (lifetime, key age) never move later than under ``old``."""
+    return _smaller(policy, old, {"session": ("max_lifetime",), "security": ("key_max_age",)})
+
+
+def _smaller(new: Policy, old: Policy, bounds: dict[str, tuple[str, ...]]) -> Policy:
+    sections = {}
+    for section, keys in bounds.items():
+        ours, theirs = getattr(old, section), getattr(new, section)
+        sections[section] = theirs.model_copy(
+            update={key: min(getattr(ours, key), getattr(theirs, key)) for key in keys}
+        )
+    return new.model_copy(update=sections)
+
+
+def _tightened(session: Session, new: Policy) -> Policy:
+    """``new``, with every bound whose deadline may be running taken as the smaller of old and new."""
+    if session.state is State.ATTACHED:
+        return _never_longer(new, session.policy)
+    running = {
+        "session": ("max_lifetime", "transport_ttl", "handshake_timeout"),
+        "volatility": ("volatile_max",),
+        "recovery": ("window", "episode_max", "max_attempts"),
+        "security": ("key_max_age",),
+    }
+    return _smaller(new, session.policy, running)
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+
+def no_orders(_before: Session, _after: Session, _event: Any) -> tuple[Effect, ...]:
+    """The row asks nothing of the world."""
+    return ()
+
+
+def bind(_before: Session, after: Session, _event: Any) -> tuple[Effect, ...]:
+    """The new binding carries the session."""
+    assert after.binding is not None
+    return (Bind(after.binding.transport, after.binding.peer, Epoch(after.binding.epoch)),)
+
+
+def unbind(before: Session, _after: Session, _event: Any) -> tuple[Effect, ...]:
+    """The old binding carries nothing more."""
+    return (Unbind(before.binding.transport if before.binding is not None else before.incumbent),)
+
+
+def start_attempt(before: Session, after: Session, _event: Any) -> tuple[Effect, ...]:
+    """The attempt begins; its cause is the reason that led into RECOVERING."""
+    assert after.attempt is not None
+    return (StartAttempt(after.attempt, before.reason or Reason.RECOVERY_RETRY),)
+
+
+def stop_attempt(before: Session, _after: Session, _event: Any) -> tuple[Effect, ...]:
+    """The running attempt, if any, is forgotten."""
+    return (StopAttempt(before.attempt),) if before.attempt is not None else ()
+
+
+def erase(before: Session, after: Session, event: Any) -> tuple[Effect, ...]:
+    """The keys are erased; whoever closed need not be told."""
+    assert after.reason is not None
+    told_us = after.reason in (Reason.PEER_CLOSED, Reason.DEVICE_SUPERSEDED)
+    return (*stop_attempt(before, after, event), Erase(after.reason, tell_peer=not told_us))

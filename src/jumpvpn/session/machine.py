@@ -1,0 +1,113 @@
+"""``step``: one event, one row, one new record. The only code that writes state, version or binding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jumpvpn.policy.model import Policy
+from jumpvpn.session.effects import Effect
+from jumpvpn.session.emissions import Occasion, further_event, state_change
+from jumpvpn.session.events import Event
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import Role, Session, State
+from jumpvpn.session.transitions import AFTER_TERMINATION, LISTED, NOT_LISTED, OF_EVENT, Row
+from jumpvpn.values import DomainEvent, Epoch, Instant, SessionId, Version
+
+
+class AmbiguousTable(AssertionError):
+    """A listed (state, event) pair enabled no row, or more than one: a defect of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The outcome: the new record, the rows taken, the events to record and the effects to execute, in order.
+
+    ``mutated`` says whether the durable record changed; then the events of lane S and the record are one commit.
+    """
+
+    session: Session
+    rows: tuple[str, ...]
+    events: tuple[DomainEvent, ...]
+    effects: tuple[Effect, ...]
+    mutated: bool
+
+
+def birth(session_id: SessionId, role: Role, policy: Policy, now: Instant, client: str) -> Step:
+    """A session comes to be: identity and policy exist, the handshake is under way.
+
+    ``client`` is a one-way name of the device, for the event.
+    """
+    session = Session(
+        id=session_id, role=role, policy=policy, state=State.BIRTH, version=Version(1), epoch=Epoch(0), born_at=now,
+        entered_at=now, keys_at=now,
+    )  # fmt: skip
+    data = {"client_id_hash": client, "lifetime_ms": policy.session.max_lifetime // 1_000_000, "role": role.value}
+    created = DomainEvent(
+        name="session.created", lane="S", session=session.uid, state_version=1, owner_epoch=1,
+        prev_state=State.BIRTH.value, state=State.BIRTH.value, data=data,
+    )  # fmt: skip
+    return Step(session, ("0",), (created,), (), mutated=True)
+
+
+def step(session: Session, event: Event, now: Instant, contributing: tuple[Reason, ...] = ()) -> Step:
+    """Apply one event. ``contributing`` names the simultaneous causes that lost (deadlines.PRIORITY).
+
+    Raises AmbiguousTable if the table is not total and deterministic at this point (a defect, never an input error).
+    """
+    rows: list[str] = []
+    events: list[DomainEvent] = []
+    effects: list[Effect] = []
+    mutated = False
+    current = session
+    while True:
+        row = enabled_row(current, event)
+        after = _apply(current, event, row, now)
+        events += _record(current, after, event, row, now, contributing)
+        effects += row.orders(current, after, event)
+        rows.append(row.id)
+        mutated = mutated or row.mutates
+        current = after
+        if not row.again:
+            return Step(current, tuple(rows), tuple(events), tuple(effects), mutated)
+
+
+def enabled_row(session: Session, event: Event) -> Row:
+    """The one row that applies."""
+    if session.state is State.TERMINATED:
+        return AFTER_TERMINATION
+    listed = LISTED.get((session.state, type(event)))
+    if listed is None:
+        return NOT_LISTED
+    enabled = [row for row in listed if row.guard(session, event)]
+    if len(enabled) != 1:
+        names = [row.id for row in enabled]
+        raise AmbiguousTable(f"{session.state.value} + {type(event).__name__} enables {names or 'no row'}")
+    return enabled[0]
+
+
+def _reason(row: Row, event: Event) -> Reason | None:
+    if row.reason == OF_EVENT:
+        reason = getattr(event, "reason", None)
+        return reason if isinstance(reason, Reason) else None
+    return row.reason if isinstance(row.reason, Reason) else None
+
+
+def _apply(session: Session, event: Event, row: Row, now: Instant) -> Session:
+    after = row.action(session, event, now)
+    if row.mutates:
+        after = replace(after, version=Version(session.version + 1))
+    if row.next is not None:
+        after = replace(after, state=row.next, entered_at=now, reason=_reason(row, event))
+    return after
+
+
+def _record(
+    before: Session, after: Session, event: Event, row: Row, now: Instant, contributing: tuple[Reason, ...]
+) -> list[DomainEvent]:
+    reason = _reason(row, event)
+    occasion = Occasion(before, after, event, now, reason, row.mutates)
+    others = tuple(other.value for other in contributing if other is not reason)
+    events = [state_change(occasion, others)] if row.next is not None else []
+    for name in row.emits:
+        events += further_event(name, occasion)
+    return events

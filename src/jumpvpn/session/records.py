@@ -1,0 +1,136 @@
+"""The durable form of a session: what a store keeps, and how it comes back after a restart or a reboot.
+
+Instants are boot time of the node that wrote them. A reader on the same boot takes them as they are; after a reboot
+they are moved by the wall clock, never into the future: a clock that went back cannot lengthen any deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from jumpvpn.policy.model import Policy
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import Binding, Role, Session, State
+from jumpvpn.values import MILLISECOND, Epoch, Instant, Now, SessionId, TransportId, Version
+
+FORMAT = 1
+
+
+class BadRecord(ValueError):
+    """The bytes are no session record of a known format."""
+
+
+class _BindingRecord(msgspec.Struct, frozen=True, array_like=True):
+    transport: str
+    peer: str
+    epoch: int
+    since: int
+
+
+class _SessionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    boot_id: str
+    boot_ns: int
+    wall_ms: int
+    id: bytes
+    role: str
+    state: str
+    version: int
+    epoch: int
+    born_at: int
+    entered_at: int
+    keys_at: int
+    reason: str | None
+    binding: _BindingRecord | None
+    incumbent: str | None
+    transportless_at: int | None
+    episode_at: int | None
+    attempts: int
+    bound_version: int
+    prior_bound_version: int | None
+    peer_version: int
+    owner_epoch: int
+    switches: tuple[int, ...]
+    hold_until: int | None
+    volatile_entries: tuple[int, ...]
+    device: bytes
+    device_name: str
+    inner: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a gateway keeps beside the machine's record: who the device is and which inner addresses it has."""
+
+    device: bytes
+    device_name: str
+    inner: tuple[str, ...]
+
+
+def encode(session: Session, kept: Kept, now: Now, boot_id: str) -> bytes:
+    """The record of ``session`` as bytes (MessagePack)."""
+    bound = session.binding
+    record = _SessionRecord(
+        format=FORMAT, boot_id=boot_id, boot_ns=now.boot, wall_ms=now.wall_ms, id=session.id.raw,
+        role=session.role.value, state=session.state.value, version=session.version, epoch=session.epoch,
+        born_at=session.born_at, entered_at=session.entered_at, keys_at=session.keys_at,
+        reason=session.reason.value if session.reason is not None else None,
+        binding=_BindingRecord(bound.transport, bound.peer, bound.epoch, bound.since) if bound is not None else None,
+        incumbent=session.incumbent, transportless_at=session.transportless_at, episode_at=session.episode_at,
+        attempts=session.attempts, bound_version=session.bound_version,
+        prior_bound_version=session.prior_bound_version, peer_version=session.peer_version,
+        owner_epoch=session.owner_epoch, switches=session.switches, hold_until=session.hold_until,
+        volatile_entries=session.volatile_entries, device=kept.device, device_name=kept.device_name, inner=kept.inner,
+    )  # fmt: skip
+    return msgspec.msgpack.encode(record)
+
+
+def decode(body: bytes, policy: Policy, now: Now, boot_id: str) -> tuple[Session, Kept]:
+    """The session that ``body`` describes, under ``policy``. Raises BadRecord."""
+    try:
+        record = msgspec.msgpack.decode(body, type=_SessionRecord)
+        state, role = State(record.state), Role(record.role)
+        reason = Reason(record.reason) if record.reason is not None else None
+        session_id = SessionId(record.id)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadRecord(f"not a session record: {error}") from None
+    if record.format != FORMAT:
+        raise BadRecord(f"record format {record.format} is not {FORMAT}")
+    shift = _shift(record, now, boot_id)
+    session = Session(
+        id=session_id, role=role, policy=policy, state=state, version=Version(record.version),
+        epoch=Epoch(record.epoch), born_at=_moved(record.born_at, shift), entered_at=_moved(record.entered_at, shift),
+        keys_at=_moved(record.keys_at, shift), reason=reason, binding=_binding(record.binding, shift),
+        incumbent=TransportId(record.incumbent) if record.incumbent is not None else None,
+        transportless_at=_maybe(record.transportless_at, shift), episode_at=_maybe(record.episode_at, shift),
+        attempts=record.attempts, bound_version=Version(record.bound_version),
+        prior_bound_version=Version(record.prior_bound_version) if record.prior_bound_version is not None else None,
+        peer_version=Version(record.peer_version), owner_epoch=record.owner_epoch,
+        switches=tuple(_moved(at, shift) for at in record.switches), hold_until=_maybe(record.hold_until, shift),
+        volatile_entries=tuple(_moved(at, shift) for at in record.volatile_entries),
+    )  # fmt: skip
+    return session, Kept(record.device, record.device_name, record.inner)
+
+
+def _shift(record: _SessionRecord, now: Now, boot_id: str) -> int:
+    """What to add (ns) to the record's instants so that they are boot time of this boot."""
+    if record.boot_id == boot_id:
+        return 0
+    away = max(0, now.wall_ms - record.wall_ms) * MILLISECOND
+    return now.boot - away - record.boot_ns
+
+
+def _moved(at: int, shift: int) -> Instant:
+    return Instant(at + shift)
+
+
+def _maybe(at: int | None, shift: int) -> Instant | None:
+    return Instant(at + shift) if at is not None else None
+
+
+def _binding(record: _BindingRecord | None, shift: int) -> Binding | None:
+    if record is None:
+        return None
+    return Binding(TransportId(record.transport), record.peer, Epoch(record.epoch), _moved(record.since, shift))

@@ -1,0 +1,109 @@
+"""Words that every layer shares: instants, durations, identifiers, counters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NewType
+
+Instant = NewType("Instant", int)
+"""Boot time (CLOCK_BOOTTIME, includes suspend), integer nanoseconds. Comparable within one boot only."""
+
+Duration = NewType("Duration", int)
+"""Integer nanoseconds, never negative."""
+
+TransportId = NewType("TransportId", str)
+"""One way to reach a gateway: ``interface/protocol/gateway``, for example ``wlan0/udp/gw1``."""
+
+Epoch = NewType("Epoch", int)
+"""Counter raised at each new binding or rekey; newer always wins; 0 means "no binding yet"."""
+
+Version = NewType("Version", int)
+"""Counter raised by one at each mutation of a session record; 0 means "not yet recorded"."""
+
+MILLISECOND = Duration(1_000_000)
+SECOND = Duration(1_000_000_000)
+MINUTE = Duration(60 * SECOND)
+HOUR = Duration(60 * MINUTE)
+
+SESSION_ID_BYTES = 16  # 128 random bits (protocol: BIRTH)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionId:
+    """The identity that outlives every transport: 128 random bits.
+
+    ``raw`` is a routing secret (it is what tickets seal), so only ``uid``, a one-way name, is shown to people.
+    """
+
+    raw: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != SESSION_ID_BYTES:
+            raise ValueError(f"a session id has {SESSION_ID_BYTES} bytes, not {len(self.raw)}")
+
+    @property
+    def uid(self) -> str:
+        """Public name: the first 16 hex digits of SHA-256("jumpvpn uid" || raw)."""
+        return hashlib.sha256(b"jumpvpn uid" + self.raw).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return self.uid
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One reading of the clocks, taken once per loop turn.
+
+    ``boot`` orders and bounds everything; ``wall_ms`` (Unix milliseconds, UTC) is for people and peers only.
+    """
+
+    boot: Instant
+    wall_ms: int
+
+
+def later(instant: Instant, duration: int) -> Instant:
+    """``instant`` moved by ``duration`` nanoseconds."""
+    return Instant(instant + duration)
+
+
+def milliseconds(duration: int) -> float:
+    """``duration`` (ns) in milliseconds, for people."""
+    return round(duration / MILLISECOND, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class TransportView:
+    """What an event says of a transport. ``local`` and ``peer`` are ``address:port`` or empty."""
+
+    id: TransportId
+    proto: str = "udp"
+    local: str = ""
+    peer: str = ""
+    binding_gen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DomainEvent:
+    """One event before it is sealed into an event record (observability: the envelope).
+
+    ``lane`` "S" belongs to a committed mutation of ``session``; "N" to the running node. ``data`` is flat, its names
+    end in their unit. ``state_version``, ``prev_state`` and ``state`` are those after the step.
+    """
+
+    name: str
+    lane: Literal["S", "N"]
+    session: str | None = None
+    state_version: int = 0
+    owner_epoch: int = 0
+    prev_state: str | None = None
+    state: str | None = None
+    reason: str | None = None
+    contributing: tuple[str, ...] = ()
+    transport: TransportView | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def showing(self, transport: TransportView | None, data: Mapping[str, Any]) -> DomainEvent:
+        """The same event with other words for its transport and data."""
+        return replace(self, transport=transport, data=data)

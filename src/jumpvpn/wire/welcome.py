@@ -1,0 +1,94 @@
+"""What the gateway tells a client in the sealed part of the handshake response."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+import msgspec
+
+from jumpvpn.policy.model import Policy
+
+WELCOME_MAX_BYTES = 1500  # wire format: the response fits two datagrams
+
+_Text = Annotated[str, msgspec.Meta(max_length=64)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class BadWelcome(ValueError):
+    """The gateway's welcome cannot be understood."""
+
+
+class Limits(msgspec.Struct, frozen=True, array_like=True):
+    """The gateway's bounds (ns and counts): a client never waits longer than its gateway does."""
+
+    max_lifetime: _Count
+    transport_ttl: _Count
+    key_max_age: _Count
+    rekey_after: _Count
+    max_per_minute: _Count
+    episode_max: _Count
+
+    @classmethod
+    def of(cls, policy: Policy) -> Limits:
+        """The bounds of ``policy``."""
+        return cls(
+            policy.session.max_lifetime, policy.session.transport_ttl, policy.security.key_max_age,
+            policy.security.rekey_after, policy.switching.max_per_minute, policy.recovery.episode_max,
+        )  # fmt: skip
+
+    def applied_to(self, policy: Policy) -> Policy:
+        """``policy`` with each shared bound at most the gateway's."""
+        session = {
+            "max_lifetime": min(policy.session.max_lifetime, self.max_lifetime),
+            "transport_ttl": min(policy.session.transport_ttl, self.transport_ttl),
+        }
+        security = {
+            "key_max_age": min(policy.security.key_max_age, self.key_max_age),
+            "rekey_after": min(policy.security.rekey_after, self.rekey_after),
+        }
+        switching = {"max_per_minute": min(policy.switching.max_per_minute, self.max_per_minute)}
+        recovery = {"episode_max": min(policy.recovery.episode_max, self.episode_max)}
+        return policy.model_copy(
+            update={
+                "session": policy.session.model_copy(update=session),
+                "security": policy.security.model_copy(update=security),
+                "switching": policy.switching.model_copy(update=switching),
+                "recovery": policy.recovery.model_copy(update=recovery),
+            }
+        )
+
+
+class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Inner addresses (``address/prefix``), routes and DNS servers for the client, and the gateway's bounds."""
+
+    gateway: _Text
+    addresses: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=4)]
+    routes: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=64)]
+    dns: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=8)]
+    mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)]
+    limits: Limits
+    version: _Count
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """The bytes for the handshake response. Raises ValueError if they do not fit."""
+    body = msgspec.msgpack.encode(welcome)
+    if len(body) > WELCOME_MAX_BYTES:
+        raise ValueError(f"the welcome has {len(body)} bytes, at most {WELCOME_MAX_BYTES} fit: announce fewer routes")
+    return body
+
+
+def decode_welcome(body: bytes) -> Welcome:
+    """The welcome in ``body``, every address checked. Raises BadWelcome."""
+    try:
+        welcome = msgspec.msgpack.decode(body, type=Welcome)
+        for address in welcome.addresses:
+            ipaddress.ip_interface(address)
+        for route in welcome.routes:
+            ipaddress.ip_network(route)
+        for server in welcome.dns:
+            ipaddress.ip_address(server)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadWelcome(f"the gateway's welcome is malformed: {error}") from None
+    return welcome

@@ -1,0 +1,194 @@
+"""What only the durable store promises: restart, kill, damage, privacy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jumpvpn.runtime.stores.base import CommitResult, StoreUnavailable, Write
+from jumpvpn.runtime.stores.sqlite import SqliteStore
+
+SESSION = b"s" * 16
+
+# Commits forever; each unit carries its own number in every part, so a torn one shows.
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from jumpvpn.runtime.stores.base import Write
+from jumpvpn.runtime.stores.sqlite import SqliteStore
+
+async def main() -> None:
+    store = await SqliteStore.open(Path(sys.argv[1]))
+    found = await store.load(b"s" * 16)
+    version = 0 if found is None else found.version
+    while True:
+        version += 1
+        mark = b"%d" % version
+        await store.commit(Write(
+            session_id=b"s" * 16, expected_version=version - 1 or None, version=version, state="ATTACHED",
+            epoch=version, body=mark * 50, sealed=mark * 20, chain="s:a", seq=2 * version, head=str(version),
+            lines=(b"a" + mark, b"b" + mark), device=(b"d" * 32, version), write_id=str(version)))
+        print(version, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def a_write(version: int = 1) -> Write:
+    return Write(
+        session_id=SESSION,
+        expected_version=version - 1 or None,
+        version=version,
+        state="ATTACHED",
+        epoch=1,
+        body=b"b",
+        sealed=b"k" * 32,
+        chain="s:a",
+        seq=1,
+        head="h",
+        lines=(b"line\n",),
+        device=None,
+        write_id=str(version),
+    )
+
+
+async def test_records_and_outbox_survive_a_restart(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    await store.commit(a_write())
+    await store.close()
+    await store.close()
+    store = await SqliteStore.open(tmp_path / "s.db")
+    assert [s.session_id for s in await store.load_all()] == [SESSION]
+    assert [line for _, line in await store.outbox()] == [b"line\n"]
+    await store.close()
+
+
+@pytest.mark.timeout(60)
+async def test_kill_in_the_middle_of_commits_never_tears_a_unit(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    for round_number in range(6):
+        acknowledged = _commit_until_killed(path, after_seconds=0.15 + 0.07 * round_number)
+        store = await SqliteStore.open(path)
+        found = await store.load(SESSION)
+        assert found is not None
+        assert found.version in (acknowledged, acknowledged + 1), "an acknowledged commit was lost"
+        mark = b"%d" % found.version
+        assert (found.epoch, found.seq, found.head) == (found.version, 2 * found.version, str(found.version))
+        assert (found.body, found.sealed) == (mark * 50, mark * 20)
+        assert await store.device_timestamp(b"d" * 32) == found.version
+        lines = [line for _, line in await store.outbox(limit=1 << 20)]
+        assert lines == [kind + b"%d" % v for v in range(1, found.version + 1) for kind in (b"a", b"b")]
+        await store.close()
+
+
+def _commit_until_killed(path: Path, after_seconds: float) -> int:
+    """Run the writer, kill it hard, return the last version that it saw committed."""
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        first = writer.stdout.readline()
+        assert first
+        try:
+            writer.wait(after_seconds)
+        except subprocess.TimeoutExpired:
+            writer.send_signal(signal.SIGKILL)
+        rest = writer.stdout.read().split(b"\n")
+    return int(next((line for line in reversed(rest[:-1]) if line), first))
+
+
+async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    await store.commit(a_write())
+    with pytest.raises(StoreUnavailable, match="in use by another process"):
+        await SqliteStore.open(tmp_path / "s.db")
+    await store.close()
+
+
+async def test_a_file_of_another_kind_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"hello" * 1000)
+    with pytest.raises(StoreUnavailable, match="not a session store"):
+        await SqliteStore.open(path)
+    assert path.read_bytes() == b"hello" * 1000
+
+
+async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(StoreUnavailable, match="not a session store of Jumping VPN"):
+        await SqliteStore.open(path)
+
+
+async def test_a_damaged_file_gives_one_clear_reason(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = await SqliteStore.open(path)
+    for version in range(1, 20):
+        await store.commit(a_write(version))
+    await store.close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 4096))
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await SqliteStore.open(path)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    await (await SqliteStore.open(path)).close()
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(StoreUnavailable, match="schema 99"):
+        await SqliteStore.open(path)
+
+
+async def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "state" / "s.db")
+    await store.commit(a_write())
+    for path in (tmp_path / "state").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    await store.close()
+
+
+async def test_a_full_disk_fails_the_commit_and_leaves_the_record(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    await store.commit(a_write(1))
+    await store._run(lambda: store._db.execute("PRAGMA max_page_count = 8").fetchall())
+    huge = Write(**{**{f: getattr(a_write(2), f) for f in Write.__slots__}, "body": b"x" * 100_000})
+    with pytest.raises(StoreUnavailable, match="full"):
+        await store.commit(huge)
+    found = await store.load(SESSION)
+    assert found is not None
+    assert found.version == 1
+    assert await store.commit(a_write(2)) is CommitResult.COMMITTED
+    await store.close()
+
+
+async def test_use_after_close_is_one_clear_error(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    await store._run(store._close)
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.load_all()
+    await store.close()
+
+
+async def test_a_cancelled_commit_can_be_asked_for_again(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    task = asyncio.create_task(store.commit(a_write()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await store.commit(a_write()) is CommitResult.COMMITTED
+    assert len(await store.outbox()) == 1
+    await store.close()
