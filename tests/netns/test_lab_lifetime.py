@@ -18,7 +18,7 @@ import pytest
 
 import jumpvpn
 from jumpvpn.lab import SERVER_PUBLIC, Lab, LabError, Link, namespaces
-from jumpvpn.lab.processes import read_text
+from jumpvpn.lab.processes import carries_tag, read_text
 
 pytestmark = pytest.mark.netns
 
@@ -65,13 +65,8 @@ def is_alive(pid: int) -> bool:
 
 
 def tagged(lab_id: str) -> list[int]:
-    tag = f"JUMPVPN_LAB={lab_id}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and tag in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return [pid for pid in found if is_alive(pid)]
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if carries_tag(pid, lab_id) and is_alive(pid)]
 
 
 def wait_until_gone(lab_id: str, *pids: int) -> None:
@@ -125,6 +120,14 @@ def test_exception_in_the_block_removes_the_lab() -> None:
         scenario()
     assert seen[1].returncode == -signal.SIGTERM
     wait_until_gone(seen[0])
+
+
+def test_program_that_is_just_being_started_ends_with_the_lab() -> None:
+    for _ in range(10):
+        with Lab() as lab:
+            lab_id, child = lab.id, lab.exec("gateway", ["sleep", "1000"])
+        assert child.returncode is not None
+        assert not tagged(lab_id)
 
 
 def test_failed_construction_removes_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:

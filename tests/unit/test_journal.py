@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jumpvpn.runtime import journal as journal_module
-from jumpvpn.runtime.journal import Journal, JournalFailed, follow, read_lines
+from jumpvpn.runtime.journal import Journal, JournalFailed, follow, read_lines, read_tail
 
 
 def test_lines_are_appended_and_private(tmp_path: Path) -> None:
@@ -75,6 +75,17 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalFailed, match="cannot open the event journal"):
         Journal(tmp_path / "file" / "e.jsonl")
+
+
+@pytest.mark.parametrize("length", [1, 900, 70_000])
+def test_the_tail_of_a_long_journal_is_found_from_its_end(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    lines = [b"%d " % n + b"x" * length + b"\n" for n in range(300)]
+    path.write_bytes(b"".join(lines) + b"partial")
+    for last in (0, 1, 7, 299, 300, 301):
+        kept, offset = read_tail(path, last)
+        assert kept == (lines[-last:] if last else [])
+        assert offset == sum(map(len, lines))
 
 
 async def test_follow_gives_whole_lines_as_they_come(tmp_path: Path) -> None:

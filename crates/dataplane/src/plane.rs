@@ -335,7 +335,7 @@ impl Plane {
 
     /// Measurements of all paths that are set.
     pub fn path_stats(&self, session: u64) -> Result<Vec<stats::PathStats>> {
-        Ok(stats::paths(&*self.session(session)?, sys::boottime_ns()))
+        Ok(stats::paths(&*self.session(session)?, self.shared.is_gateway, sys::boottime_ns()))
     }
 
     /// Totals of a session.

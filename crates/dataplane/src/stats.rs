@@ -16,8 +16,10 @@ pub struct PathStats {
     pub srtt_ns: u64,
     pub rttvar_ns: u64,
     pub min_rtt_ns: u64,
-    pub loss_sent_ppm: u32,
-    pub loss_received_ppm: u32,
+    /// Client to gateway.
+    pub loss_up_ppm: u32,
+    /// Gateway to client.
+    pub loss_down_ppm: u32,
     /// Since the peer last said something about what we sent.
     pub last_heard_ns: u64,
     /// Since the earliest send that the peer has not reported; 0 when nothing is owed.
@@ -49,7 +51,7 @@ pub struct SessionStats {
 }
 
 /// All paths of `session` that are set.
-pub fn paths(session: &Session, now_ns: u64) -> Vec<PathStats> {
+pub fn paths(session: &Session, is_gateway: bool, now_ns: u64) -> Vec<PathStats> {
     let tx = session.tx.lock();
     let rx = session.rx.lock();
     let stats = |index: PathIndex| {
@@ -61,8 +63,8 @@ pub fn paths(session: &Session, now_ns: u64) -> Vec<PathStats> {
             srtt_ns: path.rtt.srtt_ns,
             rttvar_ns: path.rtt.rttvar_ns,
             min_rtt_ns: path.rtt.min_ns,
-            loss_sent_ppm: path.loss_sent.ppm,
-            loss_received_ppm: path.loss_received.ppm,
+            loss_up_ppm: if is_gateway { path.loss_received.ppm } else { path.loss_sent.ppm },
+            loss_down_ppm: if is_gateway { path.loss_sent.ppm } else { path.loss_received.ppm },
             last_heard_ns: now_ns.saturating_sub(path.live.last_heard_ns()),
             owed_ns: path.live.owed_ns(now_ns),
             silent: path.live.is_silent(),

@@ -328,6 +328,17 @@ mod tests {
     }
 
     #[test]
+    fn a_replay_is_refused_before_the_key_is_used() {
+        let (mut sealing, mut opening) = pair(AeadId::Aes256Gcm, 1);
+        let datagram = sealed(&mut sealing, 0, &[0x45; 20]);
+        assert!(opening.open(&mut datagram.clone()).is_ok());
+        let mut forged = datagram;
+        forged[20] ^= 1;
+        assert_eq!(opening.open(&mut forged), Err(DropReason::ReplayRepeated));
+        assert_eq!(opening.forgeries, 0);
+    }
+
+    #[test]
     fn an_older_datagram_is_not_newest() {
         let (mut sealing, mut opening) = pair(AeadId::Aes256Gcm, 1);
         let (mut first, mut second) = (sealed(&mut sealing, 0, &[0x45; 20]), sealed(&mut sealing, 0, &[0x45; 20]));

@@ -163,9 +163,10 @@ def config_check(
     """Check a file and everything it refers to; all problems are reported at once."""
     with reported():
         from jumpvpn.config import load_either
-        from jumpvpn.runtime.keys import read_private_key
 
         loaded = load_either(file)
+        from jumpvpn.runtime.keys import read_private_key
+
         read_private_key(loaded.private_key_file)
         if as_json:
             typer.echo(json.dumps({"ok": True, "role": loaded.role, "policy_digest": loaded.policy.digest()}))
@@ -177,18 +178,19 @@ def config_check(
 def demo(context: typer.Context) -> None:
     """Run the demonstration in network namespaces of its own."""
     with reported():
-        from jumpvpn.lab import demo as demonstration
+        from jumpvpn.lab.demo import main
 
-        _leave(demonstration.main(context.args))
+        _leave(main(context.args))
 
 
 @commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def lab(context: typer.Context) -> None:
     """Work with the network laboratory."""
     with reported():
-        from jumpvpn.lab import command
+        from jumpvpn.lab.__main__ import main
 
-        _leave(command.main(context.args))
+        sys.argv = ["jumpvpn lab", *context.args]
+        main()
 
 
 @commands.command()

@@ -9,13 +9,14 @@ import typer
 
 from jumpvpn.cli import templates
 from jumpvpn.cli.failures import USAGE_FAILURE, Failure, reported
-from jumpvpn.config import DEFAULT_PORT, parse_client, parse_gateway
-from jumpvpn.policy.problems import Rejected
+from jumpvpn.config import DEFAULT_PORT, KEY_BYTES, encode_key, parse_client, parse_gateway
+from jumpvpn.policy.problems import Problem, Rejected
 
 CONFIG_DIR = Path("/etc/jumpvpn")
 _CONFIG_MODE = 0o600
 _PLACEHOLDER_ADDRESS = f"vpn.example.org:{DEFAULT_PORT}"
 _PLACEHOLDER_KEY = "the gateway's public key"
+_SOME_VALID_KEY = encode_key(bytes(KEY_BYTES))
 
 init_commands = typer.Typer(help="Write a commented configuration and a key.", rich_markup_mode=None)
 
@@ -67,9 +68,10 @@ def init_client(
     """Write client.toml and client.key, print the [[device]] block for the gateway, and say what to do next."""
     with reported():
         is_complete = bool(gateway and gateway_key)
-        text = templates.client(name, "client.key", gateway or _PLACEHOLDER_ADDRESS, gateway_key or _PLACEHOLDER_KEY)
-        if is_complete:
-            _demand_valid(lambda: parse_client(text, directory))
+        address = gateway or _PLACEHOLDER_ADDRESS
+        text = templates.client(name, "client.key", address, gateway_key or _PLACEHOLDER_KEY)
+        checked = templates.client(name, "client.key", address, gateway_key or _SOME_VALID_KEY)
+        _demand_valid(lambda: parse_client(checked, directory))
         config = _write_config(directory / "client.toml", text, is_forced=force)
         public = _key(directory / "client.key")
         fill_in = "" if is_complete else f"put the gateway's address and public key into {config}\n"
@@ -88,7 +90,9 @@ def _demand_valid(parse: object) -> None:
     try:
         parse()
     except Rejected as error:
-        raise Failure("; ".join(f"{p.key} = {p.value}: {p.message}" for p in error.problems), USAGE_FAILURE) from None
+        raise Failure(
+            "; ".join(str(Problem(p.path, p.message, p.value)) for p in error.problems), USAGE_FAILURE
+        ) from None
 
 
 def _write_config(path: Path, text: str, *, is_forced: bool) -> Path:

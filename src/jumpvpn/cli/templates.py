@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from jumpvpn.config import DEFAULT_MTU, DEFAULT_PORT
 
 POLICY = """
@@ -37,8 +39,8 @@ def gateway(name: str, key_file: str) -> str:
     """A gateway's file; ``key_file`` is relative to it."""
     return f"""\
 # Jumping VPN gateway. Check with: jumpvpn config check THIS_FILE
-name = "{name}"
-private_key_file = "{key_file}"
+name = {_text(name)}
+private_key_file = {_text(key_file)}
 
 # UDP addresses to listen on. Open this port in the firewall.
 listen = ["0.0.0.0:{DEFAULT_PORT}"]          # add "[::]:{DEFAULT_PORT}" for IPv6
@@ -73,8 +75,8 @@ def client(name: str, key_file: str, gateway_address: str, gateway_key: str) -> 
     """A client's file; ``key_file`` is relative to it."""
     return f"""\
 # Jumping VPN client. Check with: jumpvpn config check THIS_FILE
-name = "{name}"
-private_key_file = "{key_file}"
+name = {_text(name)}
+private_key_file = {_text(key_file)}
 
 state_dir = "/var/lib/jumpvpn"
 control = "/run/jumpvpn/client.sock"            # for jumpvpn status, events, down …
@@ -97,11 +99,16 @@ allow = ["*"]
 
 [[gateway]]
 name = "gw1"
-address = "{gateway_address}"
-public_key = "{gateway_key}"
+address = {_text(gateway_address)}
+public_key = {_text(gateway_key)}
 {POLICY}"""
 
 
 def device(name: str, public_key: str) -> str:
     """The block to paste into the gateway's file."""
-    return f'[[device]]\nname = "{name}"\npublic_key = "{public_key}"\n'
+    return f"[[device]]\nname = {_text(name)}\npublic_key = {_text(public_key)}\n"
+
+
+def _text(value: str) -> str:
+    """``value`` as a TOML basic string, whose escapes are those of JSON."""
+    return json.dumps(value)

@@ -20,7 +20,7 @@ from jumpvpn.cli.show_event import event_line
 from jumpvpn.cli.show_status import status_view
 from jumpvpn.runtime.control import ControlClient, NotRunning, serving_process
 from jumpvpn.runtime.journal import follow as follow_journal
-from jumpvpn.runtime.journal import read_lines
+from jumpvpn.runtime.journal import read_tail
 
 STOP_SECONDS = 15.0  # a node takes down its tunnel in well under a second; more means that it hangs
 _PLAIN_WIDTH = 140  # without a terminal nothing should be wrapped
@@ -44,14 +44,16 @@ def watch_status(path: Path, interval: float, *, as_json: bool) -> None:
 def show_events(path: Path, last: int, *, follow: bool, as_json: bool) -> None:
     """Print the newest ``last`` events, then those to come if ``follow``."""
     console = _console()
+    offset = 0
     if path.exists():
-        for line in read_lines(path, last):
+        lines, offset = read_tail(path, last)
+        for line in lines:
             _print_event(console, line, as_json=as_json)
     elif not follow:
         raise Failure(f"there is no event journal {path}")
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_follow(path, console, as_json=as_json))
+            asyncio.run(_follow(path, offset, console, as_json=as_json))
 
 
 def stop(path: Path) -> None:
@@ -92,8 +94,8 @@ async def _watch_json(path: Path, interval: float) -> None:
             await asyncio.sleep(interval)
 
 
-async def _follow(path: Path, console: Console, *, as_json: bool) -> None:
-    async for line in follow_journal(path):
+async def _follow(path: Path, offset: int, console: Console, *, as_json: bool) -> None:
+    async for line in follow_journal(path, offset=offset):
         _print_event(console, line, as_json=as_json)
 
 

@@ -134,7 +134,7 @@ class ClientExecutor:
             return
         self._plane.begin_reattach(
             self.handle, path=way.path, next_epoch=order.epoch, expected_version=order.expected_version,
-            time_ms=clock.wall_time_ms(), cause=order.cause.code, token=order.token,
+            time_ms=clock.wall_time_ms(), cause=order.cause.code, token=order.token, zero_rtt=True,
         )  # fmt: skip
         self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from jumpvpn.lab.linux import CLONE_NEWNET, CLONE_NEWUSER, unshare
-from jumpvpn.lab.processes import RECORD, end_processes, read_text, start_ticks
+from jumpvpn.lab.processes import RECORD, carries_tag, end_processes, read_text, start_ticks
 
 
 def main() -> None:
@@ -32,7 +32,8 @@ def main() -> None:
     print(json.dumps(record), flush=True)
     _wait_for_owner()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_processes(lambda pid: _network_inode(pid) in inodes)
+    # A program that is just being started carries the tag before it enters its namespace.
+    end_processes(lambda pid: _network_inode(pid) in inodes or carries_tag(pid, directory.name))
     shutil.rmtree(directory, ignore_errors=True)
 
 

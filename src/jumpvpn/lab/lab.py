@@ -131,6 +131,11 @@ class Lab:
         """Start `python -m module arguments` with this interpreter."""
         return self.exec(namespace, [sys.executable, "-P", "-m", module, *arguments], **options)
 
+    def cable(self, namespace: str, interface: str, far_namespace: str, far_interface: str) -> None:
+        """Lay one more cable (a veth pair, both ends down and without address) between two namespaces."""
+        far = ["peer", "name", far_interface, "netns", self._inside.path(far_namespace)]
+        self.run(namespace, ["ip", "link", "add", interface, "type", "veth", *far])
+
     def down(self, uplink: str, carrier: bool = False) -> Change:
         """Take the client's interface down, as a lost Wi-Fi; with `carrier`, only its carrier goes and routes stay."""
         if carrier:

@@ -11,11 +11,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from jumpvpn.lab.errors import LabError
-from jumpvpn.lab.processes import ENVIRONMENT_TAG, KILL_GRACE_S, RECORD, TERM_GRACE_S, end_processes, start_ticks
+from jumpvpn.lab.processes import (
+    ENVIRONMENT_TAG,
+    KILL_GRACE_S,
+    RECORD,
+    TERM_GRACE_S,
+    carries_tag,
+    end_processes,
+    start_ticks,
+)
 
 # An interpreter starts in well under a second; a loaded machine may need more.
 _KEEPER_START_S = 20.0
@@ -141,8 +150,7 @@ def sweep() -> list[str]:
     """Remove what labs with a dead keeper left (processes that carry their tag, directories); return their names."""
     dead = [record for record in _records() if not _is_alive(record)]
     for record in dead:
-        tag = f"{ENVIRONMENT_TAG}={record['id']}".encode()
-        end_processes(lambda pid, tag=tag: tag in _environment(pid))  # type: ignore[misc]
+        end_processes(partial(carries_tag, lab_id=record["id"]))
         shutil.rmtree(state_root() / record["id"], ignore_errors=True)
     return [record["id"] for record in dead]
 
@@ -164,13 +172,6 @@ def _records() -> list[dict[str, Any]]:
 
 def _is_alive(record: Mapping[str, Any]) -> bool:
     return start_ticks(int(record["keeper"])) == int(record["started"])
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def _first_line(process: subprocess.Popen[str], what: str) -> str:

@@ -32,6 +32,15 @@ def end_processes(belongs: Callable[[int], bool]) -> None:
         time.sleep(0.01)
 
 
+def carries_tag(pid: int, lab_id: str) -> bool:
+    """Say whether a process was started in the lab, which its children inherit."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return f"{ENVIRONMENT_TAG}={lab_id}".encode() in environment.split(b"\0")
+
+
 def start_ticks(pid: int) -> int:
     """Return when a living process began, in clock ticks since boot, or 0 if there is none: with its id, its identity.
 

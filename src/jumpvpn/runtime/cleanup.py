@@ -51,9 +51,10 @@ class NftTable(msgspec.Struct, frozen=True, tag="nft"):
 
 
 class TunInterface(msgspec.Struct, frozen=True, tag="tun"):
-    """A tunnel interface; it normally vanishes with the process that holds it."""
+    """A tunnel interface. It vanishes with its process, so only the very same one (``index``) is removed."""
 
     name: str
+    index: int = 0
 
 
 class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
@@ -220,7 +221,7 @@ async def _undo_nft(item: NftTable) -> None:
 
 
 async def _undo_tun(item: TunInterface) -> None:
-    await delete_link(item.name)
+    await delete_link(item.name, item.index)
 
 
 async def _undo_sysctl(item: Sysctl) -> None:

@@ -98,14 +98,23 @@ async def export_outbox(store: Store, journal: Journal) -> int:
 
 def read_lines(path: Path, last: int | None = None) -> list[bytes]:
     """The whole lines of a journal, or only its ``last`` ones. Raises OSError."""
+    return read_tail(path, last)[0]
+
+
+def read_tail(path: Path, last: int | None = None) -> tuple[list[bytes], int]:
+    """``read_lines`` and the offset where they end, for ``follow`` to go on from there. Raises OSError."""
     with path.open("rb") as file:
-        lines = [line for line in file if line.endswith(b"\n")]
-    return lines if last is None else lines[len(lines) - min(last, len(lines)) :]
+        size = file.seek(0, os.SEEK_END)
+        start = 0 if last is None else _start_of_tail(file.fileno(), size, last)
+        file.seek(start)
+        lines = [line for line in file.read(size - start).splitlines(keepends=True) if line.endswith(b"\n")]
+    kept = lines if last is None else lines[len(lines) - min(last, len(lines)) :]
+    return kept, start + sum(len(line) for line in lines)
 
 
-async def follow(path: Path, *, from_start: bool = False) -> AsyncIterator[bytes]:
-    """Every whole line written to ``path`` from now on, also across truncation or replacement of the file."""
-    offset = 0 if from_start else _size(path)
+async def follow(path: Path, *, from_start: bool = False, offset: int | None = None) -> AsyncIterator[bytes]:
+    """Every whole line of ``path`` from its present end (or ``offset``) on, also across replacement of the file."""
+    offset = 0 if from_start else _size(path) if offset is None else offset
     inode, partial = _inode(path), b""
     while True:
         current = _inode(path)
@@ -120,6 +129,18 @@ async def follow(path: Path, *, from_start: bool = False) -> AsyncIterator[bytes
         partial = partial[:LONGEST_LINE]
         for line in whole:
             yield line + b"\n"
+
+
+def _start_of_tail(fd: int, size: int, last: int) -> int:
+    """An offset with at least ``last`` whole lines behind it, found from the end so that long journals cost nothing."""
+    start, newlines = size, 0
+    while start > 0 and newlines <= last + 1:
+        before = max(0, start - _READ_BYTES)
+        newlines += os.pread(fd, start - before, before).count(b"\n")
+        start = before
+    if start == 0:
+        return 0
+    return start + os.pread(fd, _READ_BYTES, start).find(b"\n") + 1
 
 
 def _end_of_last_line(fd: int, size: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from jumpvpn.audit.addresses import AddressMode, shown_address
 from jumpvpn.audit.chain import Chain, node_chain, session_chain
+from jumpvpn.audit.coalesce import Coalescer
 from jumpvpn.audit.envelope import Context, build_record
 from jumpvpn.engine.outputs import Commit
 from jumpvpn.policy.model import Policy
@@ -37,6 +38,7 @@ class Recorder:
     nodes: Chain
     sessions: dict[str, Chain]
     lock: asyncio.Lock
+    denials: Coalescer
 
     @classmethod
     def create(cls, node: str, journal: Journal, store: Store, policy: Policy) -> Recorder:
@@ -44,7 +46,7 @@ class Recorder:
         run = secrets.token_hex(4)
         return cls(
             node, journal, store, policy, policy.digest(), clock.boot_id(), secrets.token_bytes(32),
-            Chain(node_chain(node, run)), {}, asyncio.Lock(),
+            Chain(node_chain(node, run)), {}, asyncio.Lock(), Coalescer(policy.observability.denial_interval),
         )  # fmt: skip
 
     def use_policy(self, policy: Policy) -> None:
@@ -56,9 +58,15 @@ class Recorder:
         self.sessions[uid] = chain
 
     def emit(self, events: Sequence[DomainEvent], now: Now) -> None:
-        """Append node-lane events to the journal. Raises JournalFailed."""
+        """Append node-lane events to the journal, repeated denials as summaries. Raises JournalFailed."""
+        offered = [self.denials.offer(self._shown(event), now) for event in events]
+        self._append([event for event in offered if event is not None] + self.denials.due(now), now)
+
+    def _append(self, events: Sequence[DomainEvent], now: Now) -> None:
+        if not events:
+            return
         context = self._context(now)
-        records = [build_record(self._shown(event), context) for event in events]
+        records = [build_record(event, context) for event in events]
         chain, lines = self.nodes.extend(records)
         self.journal.append(lines)
         self.nodes = chain
@@ -89,9 +97,11 @@ class Recorder:
         return result
 
     async def forget_exported(self) -> None:
-        """Let the store forget lines that the journal has; runs until cancelled."""
+        """Let the store forget lines that the journal has, and write summaries that are due; runs until cancelled."""
         while True:
             await asyncio.sleep(EXPORT_SECONDS)
+            now = clock.now()
+            self._append(self.denials.due(now), now)
             async with self.lock:
                 while batch := await self.store.outbox():
                     await self.store.exported(batch[-1][0])

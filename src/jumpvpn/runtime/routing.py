@@ -30,6 +30,7 @@ from jumpvpn.runtime.rtnl import (
     add_unmarked_rule,
     bring_up,
     family_of,
+    index_of,
 )
 
 # Before the main table (32766) and after whatever the administrator put in front.
@@ -40,7 +41,7 @@ _STRICT, _LOOSE = "1", "2"  # rp_filter (RFC 3704)
 
 async def configure_tunnel(owner: Ownership, interface: str, addresses: Iterable[str], mtu: int) -> None:
     """Give the tunnel its MTU and inner addresses (with prefix length) and bring it up. Raises RtnlFailed."""
-    owner.note(TunInterface(interface))
+    owner.note(TunInterface(interface, index_of(interface)))
     await bring_up(interface, mtu)
     for address in addresses:
         await add_address(interface, address)

@@ -110,14 +110,15 @@ async def delete_rule(family: int, priority: int, table: int) -> None:
         await route.rule("del", family=family, priority=priority, table=table)
 
 
-async def delete_link(interface: str) -> None:
-    """Remove an interface. Raises RtnlFailed."""
+async def delete_link(interface: str, index: int) -> None:
+    """Remove the interface that has both this name and this index. Raises RtnlFailed."""
     try:
-        index = socket.if_nametoindex(interface)
+        found = socket.if_nametoindex(interface)
     except OSError:
         return
-    async with rtnl(f"remove interface {interface}", absent_is_fine=True) as route:
-        await route.link("del", index=index)
+    if found == index:
+        async with rtnl(f"remove interface {interface}", absent_is_fine=True) as route:
+            await route.link("del", index=index)
 
 
 def family_of(parsed: Any) -> int:

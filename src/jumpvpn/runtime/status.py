@@ -39,7 +39,7 @@ def of_client(
     else:
         sessions = [_unborn(engine, now)]
     addresses = list(welcome.addresses) if welcome is not None else []
-    return _document("client", config.name, plane, addresses, config.tunnel.mtu, sessions)
+    return _document(config, plane, addresses, sessions)
 
 
 def of_gateway(
@@ -49,7 +49,7 @@ def of_gateway(
     now = clock.boot_time()
     sessions = [_place(uid, place, handles, plane, names, now) for uid, place in sorted(engine.places.items())]
     addresses = [str(address) for address in config.tunnel.gateway_addresses()]
-    return _document("gateway", config.name, plane, addresses, config.tunnel.mtu, sessions)
+    return _document(config, plane, addresses, sessions)
 
 
 def _place(
@@ -62,12 +62,12 @@ def _place(
 
 
 def _document(
-    role: str, name: str, plane: Plane, addresses: list[str], mtu: int, sessions: list[dict[str, Any]]
+    config: ClientConfig | GatewayConfig, plane: Plane, addresses: list[str], sessions: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
-        "role": role, "node": name, "pid": os.getpid(), "version": program_version(),
-        "tun": {"name": plane.tun_name, "mtu": mtu, "addresses": addresses}, "sessions": sessions,
-        "counters": plane.counters(),
+        "role": config.role, "node": config.name, "pid": os.getpid(), "version": program_version(),
+        "tun": {"name": plane.tun_name, "mtu": config.tunnel.mtu, "addresses": addresses}, "sessions": sessions,
+        "counters": plane.counters(), "events_file": str(config.events),
     }  # fmt: skip
 
 

@@ -275,6 +275,21 @@ mod tests {
     }
 
     #[test]
+    fn a_full_table_forgets_the_oldest() {
+        let insert = |table: &mut Assemblies<u8>, id, index: usize, now_ns| {
+            table.insert(id, &Fragment::parse(&datagrams(id, &[id; 2000])[index]).unwrap(), now_ns).unwrap()
+        };
+        for limits in [(2, 10_000), (9, 2 * MAX_PAYLOAD)] {
+            let mut table = Assemblies::new(FragmentLimits { count: limits.0, bytes: limits.1, age_ns: 100 });
+            (1..=3).for_each(|id| drop(insert(&mut table, id, 0, u64::from(id))));
+            assert_eq!((table.len(), table.bytes()), (2, 2 * MAX_PAYLOAD));
+            assert_eq!(insert(&mut table, 3, 1, 4), Some(vec![3; 2000]));
+            assert_eq!(insert(&mut table, 2, 1, 4), Some(vec![2; 2000]));
+            assert_eq!(insert(&mut table, 1, 1, 4), None);
+        }
+    }
+
+    #[test]
     fn old_fragments_are_forgotten() {
         let cut = datagrams(1, &[1; 2000]);
         let mut table = table(4);
