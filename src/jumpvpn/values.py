@@ -22,6 +22,7 @@ Epoch = NewType("Epoch", int)
 Version = NewType("Version", int)
 """Counter raised by one at each mutation of a session record; 0 means "not yet recorded"."""
 
+MICROSECOND = Duration(1_000)
 MILLISECOND = Duration(1_000_000)
 SECOND = Duration(1_000_000_000)
 MINUTE = Duration(60 * SECOND)

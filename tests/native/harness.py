@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from jumpvpn._native import Plane, generate_private_key, public_key
 
@@ -21,10 +21,28 @@ WELCOME = b"welcome"
 MS = 1_000_000
 
 
+def wait_for(plane: Plane, name: str, seconds: float = 3) -> tuple[Any, ...]:
+    """Takes the first fact called `name` and forgets those before it; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for fact in plane.drain(4096):
+            if fact[0] == name:
+                return fact
+        time.sleep(0.005)
+    raise AssertionError(f"no {name} within {seconds} s")
+
+
 class Node:
     """One plane with the other end of its inner device; facts are kept until a test asks for them."""
 
-    def __init__(self, role: str, cluster_key: bytes = b"", *, private_key: bytes | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        role: Literal["client", "gateway"],
+        cluster_key: bytes = b"",
+        *,
+        private_key: bytes | None = None,
+        **options: Any,
+    ) -> None:
         self.device, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.device.setblocking(False)
         self.device.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -32,10 +50,18 @@ class Node:
         self.private_key = private_key or generate_private_key()
         self.facts: list[tuple[Any, ...]] = []
         arguments: dict[str, Any] = {
-            "mtu": 1400, "queue_bytes": 1 << 20, "replay_bytes": 1 << 20, "replay_ms": 2000,
+            "mtu": 1400,
+            "queue_bytes": 1 << 20,
+            "replay_bytes": 1 << 20,
+            "replay_ms": 2000,
         } | options
         self.plane = Plane(
-            role=role, private_key=self.private_key, cluster_key=cluster_key, tun="", tun_fd=inner.fileno(), **arguments,
+            role=role,
+            private_key=self.private_key,
+            cluster_key=cluster_key,
+            tun="",
+            tun_fd=inner.fileno(),
+            **arguments,
         )
         inner.close()
 
@@ -45,7 +71,9 @@ class Node:
     def collect(self) -> None:
         self.facts += self.plane.drain(4096)
 
-    def wait(self, name: str, where: Callable[[tuple[Any, ...]], bool] = lambda _: True, seconds: float = 3) -> tuple[Any, ...]:
+    def wait(
+        self, name: str, where: Callable[[tuple[Any, ...]], bool] = lambda _: True, seconds: float = 3
+    ) -> tuple[Any, ...]:
         """Takes the first fact called `name`; fails after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
@@ -93,7 +121,9 @@ class Node:
 class Pair:
     """A client and a gateway with one session on path 0."""
 
-    def __init__(self, *, client_options: dict[str, Any] | None = None, gateway_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, client_options: dict[str, Any] | None = None, gateway_options: dict[str, Any] | None = None
+    ) -> None:
         self.cluster_key = secrets.token_bytes(32)
         self.client = Node("client", **(client_options or {}))
         self.gateway = Node("gateway", self.cluster_key, **(gateway_options or {}))
@@ -115,8 +145,11 @@ class Pair:
 
     def begin_handshake(self) -> int:
         return self.client.plane.begin_handshake(
-            socket=self.client_socket, gateway=self.gateway_address, gateway_key=public_key(self.gateway.private_key),
-            timestamp_ns=time.time_ns(), credential=CREDENTIAL,
+            socket=self.client_socket,
+            gateway=self.gateway_address,
+            gateway_key=public_key(self.gateway.private_key),
+            timestamp_ns=time.time_ns(),
+            credential=CREDENTIAL,
         )
 
     def establish(self) -> Pair:
@@ -147,8 +180,14 @@ class Pair:
 
     def ask(self, path: int, *, zero_rtt: bool = False, token: bytes = b"") -> str:
         return self.client.plane.begin_reattach(
-            self.client_session, path=path, next_epoch=self.epoch + 1, expected_version=self.version,
-            time_ms=time.time_ns() // MS, cause=3, token=token, zero_rtt=zero_rtt,
+            self.client_session,
+            path=path,
+            next_epoch=self.epoch + 1,
+            expected_version=self.version,
+            time_ms=time.time_ns() // MS,
+            cause=3,
+            token=token,
+            zero_rtt=zero_rtt,
         )
 
     def commit(self, request: tuple[Any, ...]) -> None:
@@ -249,7 +288,7 @@ def checksum(data: bytes) -> int:
     """The internet checksum (RFC 1071), by its definition."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import secrets
 import select
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from jumpvpn._native import Plane, backend_info, generate_private_key, public_key
 from native.harness import (
-    CLIENT_INNER, CREDENTIAL, MS, SERVER_INNER, WELCOME, Node, Pair, Proxy, down, liveness, udp_packet, up,
+    CLIENT_INNER,
+    CREDENTIAL,
+    MS,
+    SERVER_INNER,
+    WELCOME,
+    Node,
+    Pair,
+    Proxy,
+    down,
+    liveness,
+    udp_packet,
+    up,
 )
 
 
@@ -30,7 +41,7 @@ def test_handshake_carries_device_credential_and_welcome() -> None:
         timestamp = time.time_ns()
         handshake = pair.begin_handshake()
         request = pair.gateway.wait("handshake_request")
-        name, accepted, sock, peer, device, sent, version, _, credential = request
+        _, accepted, sock, peer, device, sent, version, _, credential = request
         assert (sock, peer, device) == (pair.gateway_socket, pair.client_address, public_key(pair.client.private_key))
         assert (version, credential) == (1, CREDENTIAL)
         assert sent >= timestamp
@@ -419,7 +430,16 @@ def test_a_flood_of_junk_is_counted_and_gets_no_answer(pair: Pair) -> None:
     dropped = 0
     while time.monotonic() < deadline and dropped < 20_000:
         counters = pair.gateway.plane.counters()
-        names = ("truncated", "oversized", "unknown_kind", "malformed", "bad_mac1", "unknown_cid", "bad_ticket", "unexpected_kind")
+        names = (
+            "truncated",
+            "oversized",
+            "unknown_kind",
+            "malformed",
+            "bad_mac1",
+            "unknown_cid",
+            "bad_ticket",
+            "unexpected_kind",
+        )
         dropped = sum(counters[name] for name in names)
         time.sleep(0.05)
     assert dropped >= 20_000
@@ -439,8 +459,11 @@ def test_a_refused_port_is_a_socket_error() -> None:
     closed.close()
     number, _ = client.open()
     client.plane.begin_handshake(
-        socket=number, gateway=f"127.0.0.1:{port}", gateway_key=public_key(generate_private_key()),
-        timestamp_ns=1, credential=b"",
+        socket=number,
+        gateway=f"127.0.0.1:{port}",
+        gateway_key=public_key(generate_private_key()),
+        timestamp_ns=1,
+        credential=b"",
     )
     fact = client.wait("socket_error")
     assert fact[1:3] == (number, 111)
@@ -495,7 +518,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_stop_is_idempotent_and_frees_descriptors_and_threads() -> None:
-    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    before = descriptors_and_threads()
     for _ in range(3):
         with Pair() as pair:
             pair.establish()
@@ -503,8 +526,9 @@ def test_stop_is_idempotent_and_frees_descriptors_and_threads() -> None:
             pair.client.plane.stop()
             with pytest.raises(RuntimeError, match="stopped"):
                 pair.client.plane.open_socket(bind="127.0.0.1:0")
+    del pair
     gc.collect()
-    assert (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+    assert descriptors_and_threads() == before
 
 
 def test_keys_never_show(pair: Pair) -> None:
@@ -521,5 +545,8 @@ def _send_junk(sock: socket.socket, kinds: list[bytes], count: int) -> None:
 
 
 def _resident_kib() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123
-        return int(statm.read().split()[1]) * resource.getpagesize() // 1024
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+def descriptors_and_threads() -> tuple[int, int]:
+    return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))

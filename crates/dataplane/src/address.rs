@@ -18,5 +18,6 @@ pub fn address18(address: SocketAddr) -> [u8; 18] {
 
 /// Parses `ip:port` or `[ip6]:port`.
 pub fn parse_address(text: &str) -> Result<SocketAddr> {
-    text.parse().map_err(|_| Error::Invalid(format!("{text:?} is not an address like 192.0.2.1:443 or [2001:db8::1]:443")))
+    text.parse()
+        .map_err(|_| Error::Invalid(format!("{text:?} is not an address like 192.0.2.1:443 or [2001:db8::1]:443")))
 }

@@ -423,9 +423,10 @@ impl Gateway {
 
     fn has_cookie(&self, datagram: &[u8], fragment: &Fragment<'_>, peer: SocketAddr) -> bool {
         fragment.mac2 != [0; 16]
-            && self.secrets.iter().any(|secret| {
-                verify_mac2(datagram, fragment, &cookie_for(secret, &address18(peer))).is_ok()
-            })
+            && self
+                .secrets
+                .iter()
+                .any(|secret| verify_mac2(datagram, fragment, &cookie_for(secret, &address18(peer))).is_ok())
     }
 
     fn is_loaded(&mut self, now_ns: u64) -> bool {

@@ -106,8 +106,7 @@ impl Coalescer {
 
 impl Slot {
     fn empty() -> Self {
-        let shape =
-            Shape { protocol: 0, transport_at: 0, header_len: 0, sequence: 0, payload: 0, joinable: false };
+        let shape = Shape { protocol: 0, transport_at: 0, header_len: 0, sequence: 0, payload: 0, joinable: false };
         Self {
             header: [0; MAX_HEADER],
             shape,

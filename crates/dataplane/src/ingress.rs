@@ -166,7 +166,8 @@ impl Ingress {
             match Kind::of(&self.buffer[first.clone()]) {
                 Ok(Kind::Data) if first.len() >= 8 => {
                     let same = |next: usize| {
-                        next + 8 <= place.end && self.buffer[next..next + 8] == self.buffer[first.start..first.start + 8]
+                        next + 8 <= place.end
+                            && self.buffer[next..next + 8] == self.buffer[first.start..first.start + 8]
                     };
                     while at < place.end && same(at) {
                         at = place.end.min(at + stride);
@@ -347,14 +348,7 @@ fn confirm(shared: &Shared, session: &Session, epoch: u64, now_ns: u64) {
     }
 }
 
-fn send_hint(
-    shared: &Shared,
-    session: &Session,
-    origin: &Origin<'_>,
-    path: PathIndex,
-    epoch: u64,
-    probe: &Probe,
-) {
+fn send_hint(shared: &Shared, session: &Session, origin: &Origin<'_>, path: PathIndex, epoch: u64, probe: &Probe) {
     let keys = session.keys.lock();
     let Some(cids) = &keys.hint_cids else { return };
     let mut tx = session.tx.lock();
@@ -380,9 +374,11 @@ fn take_source(shared: &Shared, session: &Session, origin: &Origin<'_>, path: Pa
     let known = tx.paths[path.index()].as_mut();
     let (new, now_ns) = (origin.route.peer, origin.now_ns);
     let Some(state) = known.filter(|_| active) else {
-        // The peer's address of a standby path is only a note: nothing is sent there but answers.
+        // The peer's address of a standby path is only a note: nothing is sent there but answers, and one challenge, so
+        // that a reattach on it need not wait for a proof.
         tx.paths[path.index()] = Some(Path::new(Arc::clone(origin.socket), origin.route, limits, now_ns));
         session.rx.lock().paths[path.index()].peer = Some(new);
+        tx.send_probe(shared, path, None, true, now_ns);
         return;
     };
     let (told, waited) = match state.moved {

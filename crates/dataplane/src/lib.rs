@@ -19,6 +19,8 @@ pub mod facts;
 mod ingress;
 mod inner;
 pub mod liveness;
+#[cfg(test)]
+mod offload_tests;
 mod path;
 mod plane;
 mod queue;

@@ -50,13 +50,24 @@ enum State {
     Dead,
 }
 
+/// Data sent within a short interval.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// First counter.
+    counter: u64,
+    /// Earliest send that may be unreported.
+    since_ns: u64,
+    /// Last send.
+    until_ns: u64,
+}
+
 /// Liveness of one path.
 #[derive(Debug)]
 pub struct Liveness {
     /// None: never probed, never silent.
     pub limits: Option<Limits>,
-    /// (first counter, time of the first send) of intervals not yet fully reported.
-    marks: VecDeque<(u64, u64)>,
+    /// Intervals of sends that are not yet fully reported.
+    marks: VecDeque<Mark>,
     /// Counter after the last data datagram, and when it was sent.
     sent_next: u64,
     sent_at: u64,
@@ -81,12 +92,10 @@ impl Liveness {
 
     /// Inner packets left under counters `first..next`.
     pub fn sent_data(&mut self, first: u64, next: u64, now_ns: u64) {
-        let new_mark = self.marks.back().is_none_or(|mark| now_ns >= mark.1 + MARK_SPACING_NS);
-        if new_mark {
-            if self.marks.len() == MAX_MARKS {
-                self.marks.pop_back();
-            }
-            self.marks.push_back((first, now_ns));
+        let full = self.marks.len() == MAX_MARKS;
+        match self.marks.back_mut() {
+            Some(last) if full || now_ns < last.since_ns + MARK_SPACING_NS => last.until_ns = now_ns,
+            _ => self.marks.push_back(Mark { counter: first, since_ns: now_ns, until_ns: now_ns }),
         }
         self.sent_next = next;
         self.sent_at = now_ns;
@@ -103,15 +112,14 @@ impl Liveness {
     /// The peer reported `highest`; true when a silent path is heard again.
     pub fn reported(&mut self, highest: u64, now_ns: u64) -> bool {
         let next = highest.saturating_add(1);
-        let Some(&(first, _)) = self.marks.front() else { return false };
-        if next <= first {
+        if self.marks.front().is_none_or(|front| next <= front.counter) {
             return false;
         }
-        while self.marks.front().is_some() && next >= self.marks.get(1).map_or(self.sent_next, |mark| mark.0) {
+        while !self.marks.is_empty() && next >= self.marks.get(1).map_or(self.sent_next, |mark| mark.counter) {
             self.marks.pop_front();
         }
         if let Some(front) = self.marks.front_mut() {
-            front.0 = front.0.max(next);
+            front.counter = front.counter.max(next);
         }
         self.hear(now_ns)
     }
@@ -119,14 +127,11 @@ impl Liveness {
     /// The probe sent at `sent_ns` was answered; true when a silent path is heard again.
     pub fn answered(&mut self, sent_ns: u64, now_ns: u64) -> bool {
         self.probes.retain(|at| *at > sent_ns);
-        if self.sent_at <= sent_ns {
-            self.marks.clear();
-        }
-        while self.marks.get(1).is_some_and(|mark| mark.1 <= sent_ns) {
+        while self.marks.front().is_some_and(|mark| mark.until_ns <= sent_ns) {
             self.marks.pop_front();
         }
         if let Some(front) = self.marks.front_mut() {
-            front.1 = front.1.max(sent_ns);
+            front.since_ns = front.since_ns.max(sent_ns);
         }
         self.hear(now_ns)
     }
@@ -172,7 +177,7 @@ impl Liveness {
     /// (start, limit) of the wait that ends first.
     fn most_urgent(&self) -> Option<(u64, u64)> {
         let limits = self.limits?;
-        let data = self.marks.front().map(|mark| (mark.1, limits.silence_busy_ns));
+        let data = self.marks.front().map(|mark| (mark.since_ns, limits.silence_busy_ns));
         let probe = self.probes.front().map(|at| (*at, limits.silence_idle_ns));
         [data, probe].into_iter().flatten().min_by_key(|(since, limit)| since.saturating_add(*limit))
     }
@@ -183,7 +188,8 @@ impl Liveness {
 
     /// Time since the earliest unreported send; 0 when nothing is owed.
     pub fn owed_ns(&self, now_ns: u64) -> u64 {
-        let earliest = [self.marks.front().map(|mark| mark.1), self.probes.front().copied()].into_iter().flatten().min();
+        let earliest =
+            [self.marks.front().map(|mark| mark.since_ns), self.probes.front().copied()].into_iter().flatten().min();
         earliest.map_or(0, |at| now_ns.saturating_sub(at))
     }
 

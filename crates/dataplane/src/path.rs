@@ -118,6 +118,11 @@ impl Path {
         }
     }
 
+    /// True when this path already uses `socket` to reach `route`.
+    pub fn leads(&self, socket: &Socket, route: Route) -> bool {
+        self.socket.id == socket.id && self.route == route
+    }
+
     /// Forgets validation: the next answer is told again.
     pub fn unvalidate(&mut self) {
         self.validated = false;

@@ -56,9 +56,14 @@ pub struct Config {
 /// A running packet path. Dropping it stops it.
 pub struct Plane {
     shared: Arc<Shared>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What exists only while the threads run.
+struct Running {
     registry: Registry,
-    wakers: Vec<Arc<Waker>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    wakers: [Arc<Waker>; 2],
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Plane {
@@ -67,6 +72,7 @@ impl std::fmt::Debug for Plane {
     }
 }
 
+const STOPPED: Error = Error::State("the plane is stopped");
 /// After a defect in a thread's turn it goes on, but not in a tight loop.
 const AFTER_PANIC: Duration = Duration::from_millis(100);
 
@@ -101,29 +107,26 @@ impl Plane {
                 Ok(())
             })?);
         }
-        let wakers = vec![egress_waker, ingress_waker];
-        Ok(Self { shared, registry, wakers, threads: Mutex::new(threads) })
+        let running = Running { registry, wakers: [egress_waker, ingress_waker], threads };
+        Ok(Self { shared, running: Mutex::new(Some(running)) })
     }
 
     /// Ends the threads and closes sockets and device; a second call does nothing.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        for waker in &self.wakers {
+        let Some(running) = self.running.lock().take() else { return };
+        for waker in &running.wakers {
             // Fails only when the poll is gone, and then nobody waits.
             let _ = waker.wake();
         }
         self.shared.timer.wake();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
+        for thread in running.threads {
             // A thread catches its own defects, so there is none to report here.
             let _ = thread.join();
         }
         let sessions: Vec<_> = self.shared.sessions.read().values().cloned().collect();
         sessions.iter().for_each(|session| session.end(&self.shared));
-        let sockets = std::mem::take(&mut *self.shared.sockets.write());
-        for socket in sockets.values() {
-            let _ = ingress::unwatch(&self.registry, socket);
-        }
+        self.shared.sockets.write().clear();
         self.shared.births.clear();
         self.shared.requests.lock().clear();
         self.shared.close_device();
@@ -156,11 +159,12 @@ impl Plane {
 
     /// Opens a socket; returns its handle and bound address.
     pub fn open_socket(&self, bind: SocketAddr, interface: Option<&str>, mark: u32) -> Result<(u64, SocketAddr)> {
-        self.running()?;
+        let running = self.running.lock();
+        let running = running.as_ref().ok_or(STOPPED)?;
         let socket = Arc::new(Socket::open(self.shared.new_handle(), bind, interface, mark)?);
         let (id, local) = (socket.id, socket.local());
         self.shared.sockets.write().insert(id, Arc::clone(&socket));
-        if let Err(error) = ingress::watch(&self.registry, &socket) {
+        if let Err(error) = ingress::watch(&running.registry, &socket) {
             self.shared.sockets.write().remove(&id);
             return Err(error.into());
         }
@@ -170,7 +174,9 @@ impl Plane {
     /// Closes a socket; paths that use it are dropped.
     pub fn close_socket(&self, id: u64) -> Result<()> {
         let socket = self.shared.sockets.write().remove(&id).ok_or(Error::Unknown("socket", id))?;
-        let _ = ingress::unwatch(&self.registry, &socket);
+        if let Some(running) = self.running.lock().as_ref() {
+            ingress::unwatch(&running.registry, &socket)?;
+        }
         let sessions: Vec<_> = self.shared.sessions.read().values().cloned().collect();
         for session in sessions {
             let mut tx = session.tx.lock();
@@ -264,14 +270,17 @@ impl Plane {
         Ok(())
     }
 
-    /// Follows a peer whose new address was validated.
+    /// Follows a peer whose new address was validated; on the active path, what went to the old one is sent again.
     pub fn set_peer(&self, session: u64, path: u8, peer: SocketAddr) -> Result<()> {
         let (session, path) = (self.session(session)?, index(path)?);
         let mut tx = session.tx.lock();
         let state = tx.paths[path.index()].as_mut().ok_or(Error::State("the path is not set"))?;
-        state.route.peer = peer;
         state.moved = None;
+        let changed = std::mem::replace(&mut state.route.peer, peer) != peer;
         session.rx.lock().paths[path.index()].peer = Some(peer);
+        if changed && tx.active == Some(path) {
+            tx.flush(&self.shared, sys::boottime_ns());
+        }
         Ok(())
     }
 
@@ -323,8 +332,10 @@ impl Plane {
     fn probe(&self, session: u64, path: u8, address: Option<SocketAddr>) -> Result<()> {
         let (session, path) = (self.session(session)?, index(path)?);
         let mut tx = session.tx.lock();
-        if tx.paths[path.index()].is_none() {
-            return Err(Error::State("the path is not set"));
+        let state = tx.paths[path.index()].as_mut().ok_or(Error::State("the path is not set"))?;
+        if address.is_none() {
+            // If this very probe is lost, the answer to a later one is told instead.
+            state.unvalidate();
         }
         if tx.key.is_none() {
             return Err(Error::State("the session may not send before a reattach"));
@@ -441,13 +452,10 @@ impl Plane {
     }
 
     fn socket(&self, handle: u64) -> Result<Arc<Socket>> {
-        self.running()?;
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Err(STOPPED);
+        }
         self.shared.sockets.read().get(&handle).cloned().ok_or(Error::Unknown("socket", handle))
-    }
-
-    fn running(&self) -> Result<()> {
-        let stopping = self.shared.stopping.load(Ordering::Acquire);
-        if stopping { Err(Error::State("the plane is stopped")) } else { Ok(()) }
     }
 }
 

@@ -151,8 +151,7 @@ pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
         .map_err(|reason| Error::Invalid(format!("rekey cannot be answered: {reason}")))?;
     let mut record = keys.record();
     let rekeyed = &prepared.1;
-    (record.epoch, record.client_nonce, record.gateway_nonce) =
-        (rekeyed.epoch, rekeyed.transcript, rekeyed.transcript);
+    (record.epoch, record.client_nonce, record.gateway_nonce) = (rekeyed.epoch, rekeyed.transcript, rekeyed.transcript);
     record.previous_root = Some(std::mem::replace(&mut record.root, rekeyed.root.clone()));
     let sealed = record.seal(cluster, &session.id, &mut SystemRandom);
     drop(keys);

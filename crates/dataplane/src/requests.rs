@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use jumpvpn_packet::header::PathIndex;
 use jumpvpn_packet::random::draw;
-use jumpvpn_packet::reattach::{
-    Reply, ReplyStatus, Request, RequestEnvelope, ReturnTokenKey, TicketKey, Token,
-};
+use jumpvpn_packet::reattach::{Reply, ReplyStatus, Request, RequestEnvelope, ReturnTokenKey, TicketKey, Token};
 use jumpvpn_packet::schedule::{EpochNonce, Root};
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
 use jumpvpn_packet::{DropReason, SessionId, SystemRandom};
@@ -165,10 +163,7 @@ fn repeat_reply(shared: &Shared, keys: &Keys, nonce: &EpochNonce) -> bool {
     true
 }
 
-fn open_with_roots(
-    keys: &Keys,
-    envelope: &RequestEnvelope<'_>,
-) -> std::result::Result<(Request, Root), DropReason> {
+fn open_with_roots(keys: &Keys, envelope: &RequestEnvelope<'_>) -> std::result::Result<(Request, Root), DropReason> {
     match envelope.open(&keys.root.control()) {
         Ok(request) => Ok((request, keys.root.clone())),
         Err(reason) => {
@@ -181,8 +176,7 @@ fn open_with_roots(
 fn token_ok(shared: &Shared, token: &Token, origin: &Origin<'_>, session_id: &SessionId) -> bool {
     let requests = shared.requests.lock();
     let Some((_, return_key)) = &requests.keys else { return false };
-    !token.is_empty()
-        && return_key.check(token, &address18(origin.route.peer), session_id, sys::wall_ms()).is_ok()
+    !token.is_empty() && return_key.check(token, &address18(origin.route.peer), session_id, sys::wall_ms()).is_ok()
 }
 
 /// Opens the next epoch for holding; false when its connection IDs collide with another session's.
@@ -328,8 +322,10 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
         let limits = tx.limits[wish.path.index()];
         tx.install_key(sealing);
         tx.early = None;
-        let path = Path::new(Arc::clone(&pending.socket), pending.route, limits, now_ns);
-        tx.paths[wish.path.index()] = Some(path);
+        let slot = &mut tx.paths[wish.path.index()];
+        if !slot.as_ref().is_some_and(|path| path.leads(&pending.socket, pending.route)) {
+            *slot = Some(Path::new(Arc::clone(&pending.socket), pending.route, limits, now_ns));
+        }
         tx.active = Some(wish.path);
         let mut rx = session.rx.lock();
         let closed = rx.install(key, Some(now_ns + shared.settings.drain_ns));
@@ -378,14 +374,7 @@ fn take_key(
 }
 
 /// Delivers what came before the commit, as if it came now.
-fn deliver_early(
-    shared: &Shared,
-    session: &Session,
-    rx: &mut Rx,
-    early: Early,
-    origin: &Origin<'_>,
-    sink: &mut Sink,
-) {
+fn deliver_early(shared: &Shared, session: &Session, rx: &mut Rx, early: Early, origin: &Origin<'_>, sink: &mut Sink) {
     let (source, now_ns) = (origin.route.peer, origin.now_ns);
     let allowed = Some(&session.inner[..]);
     let arrival = Arrival { source, now_ns, allowed, counters: &shared.counters };

@@ -68,13 +68,34 @@ pub struct Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Event {
-    Probe { path: PathIndex, epoch: u64, probe: Probe, counts: Counts },
-    Report { path: PathIndex, epoch: u64, report: Report },
-    Control { path: PathIndex, message: ControlMessage },
-    Confirmed { path: PathIndex, epoch: u64 },
+    Probe {
+        path: PathIndex,
+        epoch: u64,
+        probe: Probe,
+        counts: Counts,
+    },
+    Report {
+        path: PathIndex,
+        epoch: u64,
+        report: Report,
+    },
+    Control {
+        path: PathIndex,
+        message: ControlMessage,
+    },
+    Confirmed {
+        path: PathIndex,
+        epoch: u64,
+    },
     /// Authenticated from a source other than the path's peer; `active` when the path carries data.
-    NewSource { path: PathIndex, active: bool },
-    ReportDue { path: PathIndex, counts: Counts },
+    NewSource {
+        path: PathIndex,
+        active: bool,
+    },
+    ReportDue {
+        path: PathIndex,
+        counts: Counts,
+    },
 }
 
 /// What one run over received datagrams leaves to do.
@@ -168,7 +189,10 @@ impl Rx {
 
     fn note_arrival(&mut self, path: PathIndex, at: usize, newest: bool, arrival: &Arrival<'_>, sink: &mut Sink) {
         self.confirm(path, at, sink);
-        let expected = self.held.as_ref().is_some_and(|held| held.peer == arrival.source);
+        // After a switch the peer sends again, on its new path and as it was sealed, what the old path swallowed.
+        let resent =
+            self.paths.iter().enumerate().any(|(at, other)| at != path.index() && other.peer == Some(arrival.source));
+        let expected = resent || self.held.as_ref().is_some_and(|held| held.peer == arrival.source);
         if newest && !expected && self.paths[path.index()].peer != Some(arrival.source) {
             let event = Event::NewSource { path, active: self.active == Some(path) };
             if sink.events.last() != Some(&event) {

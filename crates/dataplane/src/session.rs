@@ -205,12 +205,7 @@ impl Session {
     }
 
     /// Opens `sealing` and `opening` as the first epoch and enters the tables; false on a connection-ID collision.
-    pub fn begin(
-        self: &Arc<Self>,
-        shared: &Shared,
-        sealing: Option<&TrafficSecret>,
-        opening: &TrafficSecret,
-    ) -> bool {
+    pub fn begin(self: &Arc<Self>, shared: &Shared, sealing: Option<&TrafficSecret>, opening: &TrafficSecret) -> bool {
         let aead = self.keys.lock().aead;
         let key = OpeningKey::new(aead, opening);
         if !shared.open_cids(key.cids(), self) {

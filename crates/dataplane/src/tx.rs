@@ -231,10 +231,8 @@ impl Tx {
         let route = Route { peer: address.unwrap_or(state.route.peer), source: state.route.source };
         let challenge = draw(&mut SystemRandom);
         state.note_probe(Outstanding { challenge, address: route.peer, sent_ns: now_ns, fresh });
-        if address.is_none() {
-            if state.live.limits.is_some() {
-                state.live.sent_probe(now_ns);
-            }
+        if address.is_none() && state.live.limits.is_some() {
+            state.live.sent_probe(now_ns);
         }
         let socket = Arc::clone(&state.socket);
         let probe = Probe { clock_ns: now_ns, challenge };

@@ -19,16 +19,7 @@ fn hex(bytes: &[u8]) -> String {
 pub fn to_tuple<'py>(py: Python<'py>, fact: Fact) -> PyResult<Bound<'py, PyTuple>> {
     let bytes = |data: &[u8]| PyBytes::new(py, data);
     match fact {
-        Fact::HandshakeRequest {
-            handshake,
-            socket,
-            peer,
-            device,
-            timestamp_ns,
-            version,
-            capabilities,
-            credential,
-        } => {
+        Fact::HandshakeRequest { handshake, socket, peer, device, timestamp_ns, version, capabilities, credential } => {
             tuple!(
                 py,
                 "handshake_request",

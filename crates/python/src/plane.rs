@@ -117,8 +117,8 @@ impl Plane {
         self.inner.fact_fd()
     }
 
-    fn drain<'py>(&self, py: Python<'py>, max: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.inner.drain(max).into_iter().map(|fact| facts::to_tuple(py, fact)).collect()
+    fn drain<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        self.inner.drain(limit).into_iter().map(|fact| facts::to_tuple(py, fact)).collect()
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -351,16 +351,9 @@ impl Plane {
         run(py, self, |plane| plane.finish_rekey(session))
     }
 
-    #[pyo3(signature = (session, r#type, payload, path = None))]
-    fn send_control(
-        &self,
-        py: Python<'_>,
-        session: u64,
-        r#type: u8,
-        payload: &[u8],
-        path: Option<u8>,
-    ) -> PyResult<()> {
-        run(py, self, |plane| plane.send_control(session, r#type, payload, path))
+    #[pyo3(signature = (session, kind, payload, path = None))]
+    fn send_control(&self, py: Python<'_>, session: u64, kind: u8, payload: &[u8], path: Option<u8>) -> PyResult<()> {
+        run(py, self, |plane| plane.send_control(session, kind, payload, path))
     }
 
     fn close_session(&self, py: Python<'_>, session: u64) -> PyResult<()> {

@@ -57,7 +57,7 @@ CATALOGUE: Mapping[str, Entry] = {
         " bytes_in_total bytes_out_total",
     ),
     "session.episode_closed": _entry(
-        _STATE, _INFO, "detect_ms recovery_ms degraded_ms episode_ms attempts denials outcome"
+        _STATE, _INFO, "detect_ms recovery_ms degraded_ms transportless_ms episode_ms attempts denials outcome"
     ),
     "session.input_rejected": _entry(_NODE, _LOW, "input code" + _COALESCED),
     "session.lifetime_warning": _entry(_NODE, _LOW, "left_ms"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
+from jumpvpn.engine.client import BIRTH_PATH
 from jumpvpn.engine.outputs import Output
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, error_name
@@ -52,9 +53,14 @@ class ClientExecutor:
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
-    def adopt(self, handle: int, uid: str, kept: Kept) -> None:
-        """The handshake succeeded: from now on paths belong to session ``handle``."""
+    def adopt(self, handle: int, uid: str, kept: Kept, born_on: TransportId) -> None:
+        """The handshake succeeded: from now on paths belong to session ``handle``, path 0 to ``born_on``."""
         self.handle, self.uid, self.kept_record = handle, uid, kept
+        mine = self.ways[born_on].path
+        for way in self.ways.values():
+            if way.path == BIRTH_PATH:
+                way.path = mine
+        self.ways[born_on].path = BIRTH_PATH
         for way in self.ways.values():
             self._plane.set_path(handle, way.path, way.socket, way.peer)
 

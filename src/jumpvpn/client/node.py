@@ -145,7 +145,8 @@ class ClientNode:
 
     def _accept(self, answer: Answer, welcome: Welcome, device: str) -> None:
         uid = answer.session_id.uid
-        self._executor.adopt(answer.handle, uid, Kept(b"", self._config.name, welcome.addresses))
+        kept = Kept(b"", self._config.name, welcome.addresses)
+        self._executor.adopt(answer.handle, uid, kept, answer.transport)
         policy = welcome.limits.applied_to(self._policy)
         self._post(
             inp.HandshakeAnswered(

@@ -14,14 +14,15 @@ from jumpvpn.policy.model import Policy
 from jumpvpn.policy.selection import Budget, Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
 from jumpvpn.session import effects as fx
 from jumpvpn.session import events as ev
-from jumpvpn.session.deadlines import next_deadline
 from jumpvpn.session.machine import birth
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Role, Session, State
+from jumpvpn.session.validation import EPOCH_JUMP
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
 from jumpvpn.values import (
     MILLISECOND,
+    MINUTE,
     SECOND,
     DomainEvent,
     Epoch,
@@ -29,13 +30,17 @@ from jumpvpn.values import (
     Now,
     TransportId,
     TransportView,
-    Version,
     later,
     milliseconds,
 )
 
+BIRTH_PATH = 0  # wire format: the transport of the handshake is path 0 of epoch 1
 PATHS_PER_EPOCH = 8  # wire format: a path index names one candidate instance in one epoch
-DENIAL_WAIT = 5 * SECOND  # a gateway that denied once is not asked again at once
+DENIAL_WAIT = 5 * SECOND  # a gateway that denied is not asked again at once; doubled for each further denial
+DENIAL_WAIT_MAX = MINUTE  # after that long its switch budget is free again
+CHALLENGE_AGAIN = SECOND  # while DEGRADED, transports that fell silent are asked that often whether they are back
+REOPEN_WAIT = SECOND  # a socket that failed here is opened anew that much later: an address may still be tentative
+REKEY_WAIT = 30 * SECOND  # the packet core gives an unanswered rekey up after 16 s
 RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core
 
 
@@ -55,14 +60,18 @@ class ClientEngine:
         self.policy = policy
         self.seat: Seat | None = None
         self.transports: dict[TransportId, Transport] = {}
-        self._next_path = 0
         self._paths_used: set[int] = set()
         self._proposed = Epoch(0)
         self._token = b""
         self._denied_until = Instant(0)
+        self._denials = 0
+        self._denied_urgent = False
         self._unstable_at = Instant(0)
         self._liveness: dict[TransportId, Liveness] = {}
-        self._rekeying = False
+        self._rekey_asked: Instant | None = None
+        self._bound_path: int | None = None
+        self._reopen_at: dict[TransportId, Instant] = {}
+        self._challenged_at: dict[TransportId, Instant] = {}
 
     # --- what the shell asks -----------------------------------------------------------------------------------------
 
@@ -86,13 +95,11 @@ class ClientEngine:
 
     def next_wakeup(self) -> Instant | None:
         """When the engine wants a ``Tick`` although nothing happened."""
-        session = self.session
-        if session is None or session.state is State.TERMINATED:
+        if self.seat is None:
+            return min(self._reopen_at.values(), default=None)
+        if self.seat.session.state is State.TERMINATED:
             return None
-        nearest = next_deadline(session)
-        moments = [later(nearest.at, 1)] if nearest is not None else []
-        moments += self._waits(session)
-        return min(moments, default=None)
+        return min(self.seat.wakeups(self._waits(self.seat.session)), default=None)
 
     def candidates(self, session: Session | None, now: Instant) -> tuple[Candidate, ...]:
         """All transports as selection sees them, in order of identifier."""
@@ -114,24 +121,37 @@ class ClientEngine:
             return self._born(event, now)
         if isinstance(event, inp.HandshakeAbandoned):
             return self._stillborn(event, now)
-        return []
+        if isinstance(event, inp.SocketFailed) and event.local and event.transport in self.transports:
+            self._socket_broke(self.transports[event.transport], now.boot)
+        return self._open_again(None, now.boot)
 
     def _born(self, answer: inp.HandshakeAnswered, now: Now) -> list[Output]:
         first = birth(answer.session_id, Role.CLIENT, answer.policy, now.boot, answer.device)
-        self.seat = Seat(first.session)
+        self.seat = Seat(first.session, seen=now.boot)
         turn = Turn(first.session, now.boot, None)
         turn.take(first)
+        self._take_birth_path(answer.transport)
         transport = self.transports[answer.transport]
-        self.transports[answer.transport] = transport_facts.validated(transport, answer.peer, 0, now.boot)
+        if transport.condition is not Condition.GONE:
+            self.transports[answer.transport] = transport_facts.validated(transport, answer.peer, 0, now.boot)
         completed = ev.HandshakeCompleted(answer.transport, answer.peer, Epoch(1), answer.peer_version)
         turn.feed(completed)
         self._proposed = Epoch(1)
         return self._finish(turn, None, [*self._tune_all(turn.session)])
 
+    def _take_birth_path(self, transport: TransportId) -> None:
+        """The handshake's transport gets the path index of birth; whoever held it takes over the other one."""
+        mine = self.transports[transport].path
+        for known in list(self.transports.values()):
+            if known.path == BIRTH_PATH:
+                self.transports[known.id] = replace(known, path=mine)
+        self.transports[transport] = replace(self.transports[transport], path=BIRTH_PATH)
+        self._paths_used.add(BIRTH_PATH)
+
     def _stillborn(self, abandoned: inp.HandshakeAbandoned, now: Now) -> list[Output]:
         """No gateway answered: the session that was wanted ends where it began, with its reason on record."""
         first = birth(abandoned.session_id, Role.CLIENT, self.policy, now.boot, abandoned.device)
-        self.seat = Seat(first.session)
+        self.seat = Seat(first.session, seen=now.boot)
         turn = Turn(first.session, now.boot, None)
         turn.take(first)
         turn.feed(ev.HandshakeFailed(abandoned.reason))
@@ -194,8 +214,9 @@ class ClientEngine:
     def _gone(self, known: Transport, evidence: str, turn: Turn | None, now: Instant) -> list[Output]:
         self.transports[known.id] = transport_facts.vanished(known, now, self.policy.switching)
         self._liveness.pop(known.id, None)
+        self._reopen_at.pop(known.id, None)
         if turn is not None:
-            self._lost(known.id, evidence, 0, turn)
+            self._lost(known, evidence, 0, turn)
             self._note_candidate(turn, known.id, "removed", evidence)
         return [out.ClosePath(known.id, known.path)] if known.path is not None else []
 
@@ -266,22 +287,23 @@ class ClientEngine:
         match fact:
             case inp.PathSilent():
                 self.transports[known.id] = transport_facts.fell_silent(known, now)
-                self._unstable_at = now
+                self._unstable_at = now if known.id == turn.session.incumbent else self._unstable_at
                 data = {"silent_ms": milliseconds(fact.silent_ns), "limit_ms": milliseconds(fact.limit_ns)}
                 turn.feed(ev.InstabilitySeen(known.id, Reason.PROBE_TIMEOUT, data))
             case inp.PathDead():
                 self.transports[known.id] = transport_facts.died(known, now, policy)
-                self._lost(known.id, "silence", fact.silent_ns // MILLISECOND, turn)
+                self._lost(known, "silence", fact.silent_ns // MILLISECOND, turn)
             case inp.PathHeard():
                 self.transports[known.id] = transport_facts.heard(known, now)
                 turn.feed()
             case inp.Hinted():
                 self._gateway_forgot(known, turn)
             case inp.SocketFailed() if fact.local:
-                self.transports[known.id] = transport_facts.died(known, now, policy)
-                self._lost(known.id, f"socket:{fact.error}", 0, turn)
+                self._socket_broke(known, now)
+                self._lost(known, f"socket:{fact.error}", 0, turn)
             case _:  # an ICMP error can be forged by a third party: ask the path itself
                 turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+                turn.feed()
 
     def _gateway_forgot(self, known: Transport, turn: Turn) -> None:
         """A gateway that lost its keys cannot use any binding made with it: all its transports need a new epoch."""
@@ -289,14 +311,37 @@ class ClientEngine:
             if other.gateway == known.gateway and other.condition is not Condition.GONE:
                 self.transports[other.id] = replace(other, needs_epoch=True)
         self.transports[known.id] = transport_facts.hinted(self.transports[known.id], turn.now)
-        bound = turn.session.binding
-        if bound is not None and self.transports[bound.transport].gateway == known.gateway:
+        bound, attempt = turn.session.binding, turn.session.attempt
+        proving = attempt is not None and attempt.kind is AttemptKind.REVALIDATE
+        incumbent = turn.session.incumbent
+        here = incumbent is not None and self.transports[incumbent].gateway == known.gateway
+        if here and (bound is not None or proving):
             turn.feed(ev.OwnerChanged(turn.session.owner_epoch + 1))
         else:
             turn.feed()
 
-    def _lost(self, transport: TransportId, evidence: str, age_ms: int, turn: Turn) -> None:
-        """A transport died: any attempt on it is over, and its binding too."""
+    def _socket_broke(self, known: Transport, now: Instant) -> None:
+        """The socket is of no use any more; a new one is tried soon."""
+        self.transports[known.id] = transport_facts.died(known, now, self.policy.switching)
+        self._reopen_at[known.id] = later(now, REOPEN_WAIT)
+
+    def _open_again(self, turn: Turn | None, now: Instant) -> list[Output]:
+        """New sockets for transports whose socket failed a while ago."""
+        outputs: list[Output] = []
+        for transport in sorted(t for t, at in self._reopen_at.items() if now >= at):
+            del self._reopen_at[transport]
+            known = self.transports[transport]
+            if known.path is not None:
+                self._liveness.pop(transport, None)
+                outputs += [out.ClosePath(transport, known.path), out.OpenPath(transport, known.path, known.peer)]
+                outputs += self._tune(known, turn)
+                if turn is None:
+                    self.transports[transport] = transport_facts.appeared(known, now)
+        return outputs
+
+    def _lost(self, before: Transport, evidence: str, age_ms: int, turn: Turn) -> None:
+        """A transport died that was as ``before``: any attempt on it is over, and its binding too."""
+        transport = before.id
         attempt = turn.session.attempt
         if attempt is not None and attempt.transport == transport:
             turn.feed(ev.AttemptFailed(transport, Reason.TRANSPORT_DEAD))
@@ -305,6 +350,8 @@ class ClientEngine:
             turn.feed(ev.TransportDied(transport, evidence, age_ms))
             return
         turn.feed()
+        if before.condition is Condition.DEAD:
+            return
         data = {"evidence": evidence, "age_ms": age_ms, "was_active": False}
         turn.note(
             DomainEvent("transport.dead", "N", reason="transport_dead", transport=TransportView(transport), data=data)
@@ -316,15 +363,30 @@ class ClientEngine:
             turn.feed()
             return
         known = self.transports[answer.transport]
-        if answer.status == "challenge":
+        if answer.status == "denied":
+            self._denied(answer, turn)
+        elif answer.epoch != self._proposed:  # an answer to a request that was given up
+            turn.feed()
+        elif answer.status == "challenge":
             self._token = answer.token
             turn.outputs.append(self._ask(turn.session, answer.transport, turn.session.reason or Reason.RECOVERY_RETRY))
-        elif answer.status == "committed":
+        else:
             self.transports[known.id] = transport_facts.validated(known, known.peer, known.rtt_ns, now.boot)
             turn.feed(ev.ReattachCommitted(answer.transport, known.peer, answer.epoch, answer.version, answer.nonce_id))
-        else:
-            self._denied_until = later(now.boot, DENIAL_WAIT)
-            turn.feed(ev.SwitchDenied(answer.reason, {"to_id": answer.transport, "by": "gateway"}))
+
+    def _denied(self, answer: inp.ReattachAnswered, turn: Turn) -> None:
+        """Wait before asking again, unless the refusal told what the request has to name."""
+        session = turn.session
+        stale = answer.reason is Reason.STALE_STATE_VERSION
+        learned = stale and (answer.version > session.peer_version or answer.epoch >= self._proposed)
+        self._proposed = max(self._proposed, answer.epoch) if stale else self._proposed
+        if not learned:
+            wait = min(DENIAL_WAIT * 2**self._denials, DENIAL_WAIT_MAX)
+            self._denied_until = later(turn.now, wait)
+            self._denials += 1
+            self._denied_urgent = session.binding is None
+        told = answer.version if stale else None
+        turn.feed(ev.SwitchDenied(answer.reason, {"to_id": answer.transport, "by": "gateway"}, told))
 
     def _operator_switch(self, wish: inp.OperatorSwitch, turn: Turn) -> None:
         """Refuse what could not be granted before the session is disturbed; a refusal is an event too."""
@@ -344,6 +406,10 @@ class ClientEngine:
             return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": "already active"}
         if session.state not in (State.ATTACHED, State.VOLATILE):
             return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": f"state {session.state.value}"}
+        if now < self._denied_until:
+            left_ms = milliseconds(self._denied_until - now)
+            detail = {"to_id": target, "rule": "denied by the gateway", "cooldown_left_ms": left_ms}
+            return Reason.COOLDOWN_ACTIVE.value, detail
         wish = Wish(urgent=False, incumbent=session.incumbent, target=target, exclude_incumbent=True)
         choice = choose(self.candidates(session, now), wish, _budget(session), session.policy, now)
         if isinstance(choice, Refused):
@@ -358,10 +424,13 @@ class ClientEngine:
             return
         self.policy = offer.policy
         turn.feed(ev.PolicyReloaded(offer.policy))
+        attempt = turn.session.attempt
+        if attempt is not None and not self._allowed(self.transports[attempt.transport], turn.session.policy):
+            turn.feed(ev.AttemptFailed(attempt.transport, Reason.POLICY_DENIED))
         turn.outputs += self._tune_all(turn.session)
 
     def _rekeyed(self, answer: inp.RekeyAnswered, turn: Turn) -> None:
-        self._rekeying = False
+        self._rekey_asked = None
         before = turn.session.epoch
         turn.feed(ev.KeysRotated(answer.epoch))
         if turn.session.epoch > before:
@@ -373,17 +442,26 @@ class ClientEngine:
 
     def _finish(self, turn: Turn, proof: Proof | None, more: list[Output] | None = None) -> list[Output]:
         assert self.seat is not None
+        if turn.session.binding is None and turn.session.state.live:
+            turn.outputs += self._reopen(turn)
         while self._plan_once(turn, proof):
             pass
         self._maybe_rekey(turn)
+        self._challenge_silent(turn)
+        turn.outputs += self._open_again(turn, turn.now)
         orders = [order for effect in turn.effects for order in self._order(effect, turn)]
         return self.seat.close(turn, orders + (more or []))
 
     def _plan_once(self, turn: Turn, proof: Proof | None) -> bool:
         """Feed the one event that follows from the present facts; False when the session is at rest."""
+        self._doubt_unanswered(turn)
         session = turn.session
         event: ev.Event | None = None
+        lost = session.binding is not None and self._is_lost(session.binding.transport)
         match session.state:
+            case state if lost and state.live:
+                assert session.binding is not None
+                event = ev.TransportDied(session.binding.transport, "lost")
             case State.ATTACHED:
                 event = self._attached_plan(session, turn.now)
             case State.VOLATILE:
@@ -396,14 +474,51 @@ class ClientEngine:
                 return False
         if event is None:
             return False
-        turn.feed(event)
+        turn.follow(event)
         return True
+
+    def _is_lost(self, transport: TransportId) -> bool:
+        return self.transports[transport].condition in (Condition.DEAD, Condition.GONE)
+
+    def _doubt_unanswered(self, turn: Turn) -> None:
+        """A transport on which an attempt ran out of time has to answer before the next: trying on proves nothing."""
+        while turn.unanswered:
+            attempt = turn.unanswered.pop()
+            known = self.transports[attempt.transport]
+            if not known.usable:
+                continue
+            if attempt.kind is AttemptKind.SWITCH:
+                self.transports[known.id] = transport_facts.died(known, turn.now, turn.session.policy.switching)
+            else:
+                self.transports[known.id] = transport_facts.fell_silent(known, turn.now)
+            turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+
+    def _challenge_silent(self, turn: Turn) -> None:
+        """In DEGRADED, ask transports that are not usable whether they are back."""
+        if turn.session.state is not State.DEGRADED:
+            self._challenged_at.clear()
+            return
+        for known in self._silent():
+            if turn.now >= self._challenge_due(known):
+                self._challenged_at[known.id] = turn.now
+                turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+
+    def _silent(self) -> list[Transport]:
+        unusable = (Condition.SILENT, Condition.DEAD)
+        found = [t for t in self.transports.values() if t.condition in unusable and t.path is not None]
+        return sorted(found, key=lambda t: t.id)
+
+    def _challenge_due(self, known: Transport) -> Instant:
+        last = self._challenged_at.get(known.id)
+        return known.since if last is None else later(last, CHALLENGE_AGAIN)
 
     def _attached_plan(self, session: Session, now: Instant) -> ev.Event | None:
         assert session.binding is not None
         active = self.transports[session.binding.transport]
-        if not self._candidate(active, session.policy, (), now).allowed:
+        if not self._allowed(active, session.policy):
             return ev.SwitchForced(Reason.POLICY_FORCED)
+        if active.condition is Condition.SILENT:
+            return ev.InstabilitySeen(active.id, Reason.PROBE_TIMEOUT)
         target = self._failback_target(session, active, now)
         return ev.SwitchForced(Reason.FAILBACK, target) if target is not None else None
 
@@ -413,7 +528,8 @@ class ClientEngine:
             return None
         mine = self._rank(active, session.policy)
         better = [t for t in self.transports.values() if t.validated and self._rank(t, session.policy) < mine]
-        ripe = [t for t in better if t.stable_for(now) >= patience and not t.needs_epoch]
+        bound_for = now - session.binding.since if session.binding is not None else 0
+        ripe = [t for t in better if min(t.stable_for(now), bound_for) >= patience and not t.needs_epoch]
         for transport in sorted(ripe, key=lambda t: (self._rank(t, session.policy), t.id)):
             if self.switch_refusal(session, transport.id, now) is None:
                 return transport.id
@@ -423,6 +539,8 @@ class ClientEngine:
         if session.binding is None:
             assert session.incumbent is not None
             return ev.TransportDied(session.incumbent, "binding_cleared")
+        if not self._allowed(self.transports[session.binding.transport], session.policy):
+            return ev.SwitchForced(Reason.POLICY_FORCED)
         incumbent = self._candidate(self.transports[session.binding.transport], session.policy, (), now)
         for candidate in self.candidates(session, now):
             if candidate.id != incumbent.id and is_better(candidate, incumbent, session.policy):
@@ -463,49 +581,68 @@ class ClientEngine:
 
     def _choose(self, session: Session, now: Instant) -> Choice:
         wish = session.want
-        candidates = self.candidates(session, now)
-        incumbent = next((c for c in candidates if c.id == session.incumbent), None)
-        only_incumbent = wish is not None and wish.kind is AttemptKind.REVALIDATE
-        beaten = incumbent is not None and any(
-            is_better(c, incumbent, session.policy) for c in candidates if c.id != incumbent.id and not c.tried
-        )
         target = wish.target if wish is not None else None
-        leave = (wish is not None and wish.avoid_incumbent) or (beaten and not only_incumbent)
-        asked = Wish(
-            urgent=session.binding is None, incumbent=session.incumbent, target=target,
-            exclude_incumbent=leave and session.binding is not None,
-        )  # fmt: skip
+        unwanted = wish is not None and wish.avoid_incumbent
+        candidates = self.candidates(session, now)
+        if self._is_denied(session, now):
+            candidates = tuple(c for c in candidates if self._can_revalidate(session, c.id))
+        incumbent = next((c for c in candidates if c.id == session.incumbent), None)
+        asked = Wish(urgent=session.binding is None, incumbent=session.incumbent, target=target)
+        if incumbent is None or session.binding is None or target is not None:
+            return choose(candidates, replace(asked, exclude_incumbent=unwanted), _budget(session), session.policy, now)
+        others = (c for c in candidates if c.id != incumbent.id and not c.tried)
+        beaten = any(is_better(other, incumbent, session.policy) for other in others)
+        if unwanted or beaten:
+            elsewhere = replace(asked, exclude_incumbent=True)
+            choice = choose(candidates, elsewhere, _budget(session), session.policy, now)
+            if unwanted or isinstance(choice, Selected):
+                return choice
+        if not incumbent.tried and self._within_policy(session, incumbent):
+            return Selected(incumbent.id, "incumbent_within_policy", _figures(self.transports[incumbent.id]))
         return choose(candidates, asked, _budget(session), session.policy, now)
 
+    def _is_denied(self, session: Session, now: Instant) -> bool:
+        """Whether the gateway's last refusal still counts: it binds wishes longer than it binds need."""
+        return now < self._denied_until and (session.binding is not None or self._denied_urgent)
+
+    def _within_policy(self, session: Session, incumbent: Candidate) -> bool:
+        known = self.transports[incumbent.id]
+        good = incumbent.allowed and self._can_revalidate(session, incumbent.id)
+        return good and self._threshold_crossed(known, session.policy) is None
+
     def _can_revalidate(self, session: Session, transport: TransportId) -> bool:
+        """Whether proof suffices: the gateway knows only the path that was bound, not a later socket's."""
         known = self.transports[transport]
-        return transport == session.incumbent and known.validated and not known.needs_epoch
+        proven = known.validated and not known.needs_epoch
+        return proven and transport == session.incumbent and known.path == self._bound_path
 
     def _degraded_plan(self, session: Session, now: Instant) -> ev.Event | None:
-        if now < self._denied_until and session.binding is None:
-            return None
         choice = self._choose(replace(session, tried=(), want=None), now)
         if isinstance(choice, Selected):
             return ev.ConditionMet(choice.transport, choice.rule)
         return None
 
     def _waits(self, session: Session) -> list[Instant]:
-        """Moments at which time alone changes a decision."""
-        moments: list[Instant] = []
+        """Moments at which time alone may change a decision; those that have passed do no harm."""
+        moments = [*self._reopen_at.values(), self._denied_until]
         stable_at = self._stable_at(session)
         if stable_at is not None:
             moments.append(stable_at)
         if session.state is State.DEGRADED:
             moments += self._degraded_waits(session)
-        if session.state is State.ATTACHED and session.policy.switching.failback != "never":
-            patience = int(session.policy.switching.failback)
-            others = [t for t in self.transports.values() if session.binding and t.id != session.binding.transport]
-            moments += [later(t.since, patience) for t in others if t.validated and self._ranks_above(t, session)]
-            if session.hold_until is not None and moments:
-                moments = [max(moment, session.hold_until) for moment in moments]
-        if session.state is State.ATTACHED and not self._rekeying:
-            moments.append(later(session.keys_at, session.policy.security.rekey_after))
+        if session.state is State.ATTACHED:
+            moments += [*self._failback_waits(session), self._rekey_due(session)]
         return moments
+
+    def _failback_waits(self, session: Session) -> list[Instant]:
+        patience = session.policy.switching.failback
+        better = [t for t in self.transports.values() if t.validated and self._ranks_above(t, session)]
+        if patience == "never" or not better:
+            return []
+        reuse = [t.penalty.reuse_at(session.policy.switching) for t in better]
+        lifts = [session.hold_until, *reuse, *(later(at, MINUTE) for at in session.switches)]
+        since = [session.entered_at, *(t.since for t in better)]
+        return [*(later(at, patience) for at in since), *(at for at in lifts if at is not None)]
 
     def _ranks_above(self, transport: Transport, session: Session) -> bool:
         assert session.binding is not None
@@ -513,17 +650,21 @@ class ClientEngine:
         return self._rank(transport, session.policy) < mine
 
     def _degraded_waits(self, session: Session) -> list[Instant]:
-        moments = [self._denied_until] if self._denied_until > session.entered_at else []
-        choice = self._choose(replace(session, tried=(), want=None), max(session.entered_at, self._denied_until))
+        assert self.seat is not None
+        moments = [self._challenge_due(known) for known in self._silent()]
+        choice = self._choose(replace(session, tried=(), want=None), self.seat.seen)
         if isinstance(choice, Refused) and choice.retry_at is not None:
             moments.append(choice.retry_at)
         return moments
 
+    def _rekey_due(self, session: Session) -> Instant:
+        if self._rekey_asked is not None:
+            return later(self._rekey_asked, REKEY_WAIT)
+        return later(session.keys_at, session.policy.security.rekey_after)
+
     def _maybe_rekey(self, turn: Turn) -> None:
-        session = turn.session
-        due = turn.now >= later(session.keys_at, session.policy.security.rekey_after)
-        if session.state is State.ATTACHED and due and not self._rekeying:
-            self._rekeying = True
+        if turn.session.state is State.ATTACHED and turn.now >= self._rekey_due(turn.session):
+            self._rekey_asked = turn.now
             turn.outputs.append(out.AskRekey())
 
     # --- orders ------------------------------------------------------------------------------------------------------
@@ -534,7 +675,7 @@ class ClientEngine:
             case fx.Bind():
                 return self._bind(effect, turn)
             case fx.Unbind():
-                self._rekeying = False
+                self._rekey_asked = None
                 return [out.Deactivate(session.uid)]
             case fx.StartAttempt():
                 if effect.attempt.kind is AttemptKind.SWITCH:
@@ -547,16 +688,20 @@ class ClientEngine:
                 return [out.EndSession(session.uid, effect.reason, effect.tell_peer)]
 
     def _bind(self, effect: fx.Bind, turn: Turn) -> list[Output]:
-        switched = turn.session.reason is Reason.REATTACH_SUCCESS
-        if not switched:
+        assert self.seat is not None
+        before = self.seat.session
+        self._bound_path = self.transports[effect.transport].path
+        self._denied_urgent = False
+        if before.state is State.BIRTH or effect.epoch == before.epoch:
             return [out.Activate(turn.session.uid, effect.transport, effect.peer)]
+        self._denied_until, self._denials = Instant(0), 0
         self._new_epoch()
         for known in list(self.transports.values()):
             self.transports[known.id] = replace(known, needs_epoch=False)
         return [out.FinishReattach(effect.transport), *self._reopen(turn)]
 
     def _new_epoch(self) -> None:
-        self._rekeying = False
+        self._rekey_asked = None
         held = {t.path for t in self.transports.values() if t.path is not None and t.condition is not Condition.GONE}
         self._paths_used = {path for path in held if path is not None}
 
@@ -572,7 +717,7 @@ class ClientEngine:
         return outputs
 
     def _ask(self, session: Session, transport: TransportId, cause: Reason) -> out.AskReattach:
-        self._proposed = Epoch(max(self._proposed, session.epoch) + 1)
+        self._proposed = Epoch(min(max(self._proposed, session.epoch) + 1, session.epoch + EPOCH_JUMP))
         return out.AskReattach(transport, self._proposed, int(session.peer_version), cause, self._token)
 
     # --- commits -----------------------------------------------------------------------------------------------------
@@ -581,7 +726,7 @@ class ClientEngine:
         assert self.seat is not None
         if self.seat.pending is None or ended.serial != self.seat.serial:
             return []
-        turn = self.seat.settle(committed=ended.result == "committed")
+        turn = self.seat.settle(now.boot, committed=ended.result == "committed")
         outputs = list(turn.outputs) if ended.result == "committed" else []
         waiting, self.seat.waiting = list(self.seat.waiting), type(self.seat.waiting)(maxlen=self.seat.waiting.maxlen)
         for index, event in enumerate(waiting):
@@ -595,10 +740,14 @@ class ClientEngine:
 
     def _candidate(self, t: Transport, policy: Policy, tried: tuple[TransportId, ...], now: Instant) -> Candidate:
         return Candidate(
-            id=t.id, allowed=policy.transports.allows(t.interface, t.protocol, t.gateway), usable=t.usable,
-            validated=t.validated, suppressed=t.penalty.is_suppressed(now, policy.switching), tried=t.id in tried,
-            rank=self._rank(t, policy), loss=t.loss, rtt_ns=t.rtt_ns, stable_ns=t.stable_for(now),
+            id=t.id, allowed=self._allowed(t, policy), usable=t.usable and t.path is not None, validated=t.validated,
+            suppressed=t.penalty.is_suppressed(now, policy.switching), reuse_at=t.penalty.reuse_at(policy.switching),
+            tried=t.id in tried, rank=self._rank(t, policy), loss=t.loss, rtt_ns=t.rtt_ns,
+            stable_ns=t.stable_for(now),
         )  # fmt: skip
+
+    def _allowed(self, transport: Transport, policy: Policy) -> bool:
+        return policy.transports.allows(transport.interface, transport.protocol, transport.gateway)
 
     def _rank(self, transport: Transport, policy: Policy) -> int:
         return policy.transports.rank(transport.interface, transport.protocol, transport.gateway)

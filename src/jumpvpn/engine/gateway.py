@@ -11,31 +11,35 @@ from jumpvpn.engine.liveness import Liveness, liveness_of
 from jumpvpn.engine.outputs import Output, Secret
 from jumpvpn.engine.seat import Seat, Turn
 from jumpvpn.policy.model import Policy
+from jumpvpn.policy.selection import Budget
 from jumpvpn.session import effects as fx
 from jumpvpn.session import events as ev
-from jumpvpn.session.deadlines import next_deadline
 from jumpvpn.session.machine import birth
 from jumpvpn.session.reasons import Reason, reason_of_code
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.validation import ReattachRequest, Verdict, validate
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import MILLISECOND, DomainEvent, Instant, Now, TransportId, later
+from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Epoch, Instant, Now, TransportId, later
 
+CHALLENGE_AGAIN = SECOND  # while DEGRADED, a bound transport that fell silent is asked that often whether it is back
 RETUNE_STEP = 5 * MILLISECOND
 
 
 @dataclass(slots=True)
 class Place:
-    """One session at the gateway: its seat, its device, and the client's paths as seen from here."""
+    """One session at the gateway: its seat, its device, and the client's paths as seen from here.
+
+    ``owner_epoch`` is the incarnation that this process must record before it acts for a session of before it.
+    """
 
     seat: Seat
     device: bytes = field(repr=False)
     transports: dict[TransportId, Transport] = field(default_factory=dict)
     liveness: dict[TransportId, Liveness] = field(default_factory=dict)
     request: int | None = None  # the reattach request that the pending turn grants
-    rekey: int | None = None
-    rebind_to: dict[TransportId, str] = field(default_factory=dict)
+    owner_epoch: int = 0
+    challenged_at: Instant = Instant(0)
 
 
 class GatewayEngine:
@@ -99,24 +103,19 @@ class GatewayEngine:
         place = self.places[uid]
         older = self._by_device.get(place.device)
         self._by_device[place.device] = uid
-        if older is None or older not in self.places:
-            return []
-        return self._for_place(self.places[older], inp.PeerClosed(older, Reason.DEVICE_SUPERSEDED), now)
+        return self._for_place(self.places[older], inp.Tick(), now) if older in self.places else []
 
     def _restored(self, restored: inp.SessionRestored, now: Now) -> list[Output]:
         """A record from before this process: the keys of its epoch must never send again, so the binding is gone."""
         session = restored.session
-        place = Place(Seat(session), restored.device_key)
+        place = Place(Seat(session), restored.device_key, owner_epoch=session.owner_epoch + 1)
         self.places[session.uid] = place
-        self._by_device[restored.device_key] = session.uid
+        rival = self.session(self._by_device.get(restored.device_key, ""))
+        if rival is None or rival.born_at < session.born_at:
+            self._by_device[restored.device_key] = session.uid
         if session.incumbent is not None:
             self._see(place, session.incumbent, session.binding.peer if session.binding is not None else "", now.boot)
-        turn = place.seat.begin(now.boot)
-        if session.state is State.BIRTH:
-            turn.feed(ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT))
-        else:
-            turn.feed(ev.OwnerChanged(session.owner_epoch + 1))
-        return self._finish(place, turn)
+        return self._for_place(place, inp.Tick(), now)
 
     # --- inputs ------------------------------------------------------------------------------------------------------
 
@@ -154,8 +153,9 @@ class GatewayEngine:
                 turn.feed()
 
     def _epoch_proved(self, place: Place, fact: inp.EpochProved, turn: Turn) -> None:
-        self._see(place, fact.transport, fact.peer, turn.now)
-        if turn.session.state is State.BIRTH:
+        known = self._see(place, fact.transport, fact.peer, turn.now)
+        if turn.session.state is State.BIRTH:  # the client could use our keys, so our answer reached that address
+            place.transports[known.id] = transport_facts.validated(known, fact.peer, 0, turn.now)
             turn.feed(ev.HandshakeCompleted(fact.transport, fact.peer, fact.epoch))
             turn.outputs += self._tune(place, fact.transport, turn)
         else:
@@ -179,7 +179,8 @@ class GatewayEngine:
             self._refuse(asked, verdict, turn)
 
     def _grant(self, place: Place, asked: inp.ReattachAsked, request: ReattachRequest, turn: Turn) -> None:
-        self._see(place, asked.transport, asked.peer, turn.now)
+        known = self._see(place, asked.transport, asked.peer, turn.now)
+        place.transports[known.id] = transport_facts.validated(known, asked.peer, known.rtt_ns, turn.now)
         accepted = ev.ReattachAccepted(asked.transport, asked.peer, asked.epoch, asked.nonce_id, request.cause)
         turn.feed(accepted)
         if turn.session.state is State.ATTACHED and turn.session.epoch == asked.epoch:
@@ -206,21 +207,48 @@ class GatewayEngine:
         known = self._see(place, fact.transport, fact.peer, turn.now)
         place.transports[known.id] = transport_facts.validated(known, fact.peer, fact.rtt_ns, turn.now)
         turn.outputs += self._tune(place, known.id, turn)
-        session = turn.session
-        on_incumbent = session.incumbent == fact.transport
-        lost = session.state is State.DEGRADED and session.binding is None
-        if on_incumbent and lost and not known.needs_epoch:
-            turn.feed(ev.ConditionMet(fact.transport, "incumbent_answers"))
-            session = turn.session
-            if session.state is State.RECOVERING:
-                turn.feed(self._attempt(session, AttemptKind.REVALIDATE, fact.transport, turn.now))
+        self._return_by(fact, turn, known)
         attempt = turn.session.attempt
         if attempt is None or attempt.transport != fact.transport:
             turn.feed()
-        elif attempt.kind is AttemptKind.REBIND and attempt.peer == fact.peer:
-            turn.feed(ev.RebindingValidated(fact.transport, fact.peer, fact.rtt_ns))
+        elif (expected := attempt.peer or _bound_peer(turn.session) or fact.peer) != fact.peer:
+            turn.feed()
         elif attempt.kind is AttemptKind.REVALIDATE:
-            turn.feed(ev.IncumbentRevalidated(fact.transport, fact.peer, fact.rtt_ns))
+            turn.feed(ev.IncumbentRevalidated(fact.transport, expected, fact.rtt_ns))
+        elif self._may_rebind(turn.session, turn.now):
+            turn.feed(ev.RebindingValidated(fact.transport, fact.peer, fact.rtt_ns))
+        else:
+            turn.feed(ev.SwitchDenied(Reason.SWITCH_RATE_LIMITED, {"to_id": fact.transport, "rule": "rebinding"}))
+
+    def _return_by(self, fact: inp.PathValidated, turn: Turn, known: Transport) -> None:
+        """Begin the attempt that this proof answers, if the session waits for it and none runs."""
+        session = turn.session
+        bound = session.binding
+        if session.incumbent != fact.transport or known.needs_epoch:
+            return
+        if bound is not None and bound.peer != fact.peer:
+            self._return_elsewhere(fact, bound.peer, turn)
+        elif bound is None and session.state is State.DEGRADED:
+            turn.feed(ev.ConditionMet(fact.transport, "incumbent_answers"))
+            if turn.session.state is State.RECOVERING:
+                turn.feed(self._attempt(turn.session, AttemptKind.REVALIDATE, fact.transport, turn.now))
+
+    def _return_elsewhere(self, fact: inp.PathValidated, old: str, turn: Turn) -> None:
+        """The bound transport answers from a new address: that is a rebinding, whatever was being proved."""
+        if not self._may_rebind(turn.session, turn.now):
+            return
+        if turn.session.state in (State.ATTACHED, State.VOLATILE):
+            turn.feed(ev.PeerAddressChanged(fact.transport, old, fact.peer))
+        elif turn.session.state is State.DEGRADED:
+            turn.feed(ev.ConditionMet(fact.transport, "rebinding_answers"))
+        attempt = turn.session.attempt
+        if attempt is not None and attempt.kind is AttemptKind.REVALIDATE:
+            turn.feed(ev.AttemptFailed(attempt.transport, Reason.NAT_REBINDING))
+        if turn.session.state is State.RECOVERING and turn.session.attempt is None:
+            turn.feed(self._attempt(turn.session, AttemptKind.REBIND, fact.transport, turn.now, fact.peer))
+
+    def _may_rebind(self, session: Session, now: Instant) -> bool:
+        return Budget(session.switches, None).used(now) < session.policy.switching.max_per_minute
 
     def _path_measured(self, place: Place, fact: inp.PathMeasured, turn: Turn) -> None:
         known = self._see(place, fact.transport, "", turn.now)
@@ -250,14 +278,12 @@ class GatewayEngine:
                 turn.feed()
 
     def _peer_moved(self, place: Place, fact: inp.PeerMoved, turn: Turn) -> None:
-        place.rebind_to[fact.transport] = fact.new
         turn.feed(ev.PeerAddressChanged(fact.transport, fact.old, fact.new))
 
     def _rekey_asked(self, place: Place, asked: inp.RekeyAsked, turn: Turn) -> None:
         before = turn.session.epoch
-        turn.feed(ev.KeysRotated(asked.epoch))
+        turn.feed(ev.KeysRotated(Epoch(before + 1)))
         if turn.session.epoch > before:
-            place.rekey = asked.request
             turn.secret = Secret("rekey", asked.request)
             turn.outputs.append(out.GrantRekey(asked.request, turn.session.uid))
 
@@ -274,7 +300,7 @@ class GatewayEngine:
     def _tick(self, now: Now) -> list[Output]:
         outputs: list[Output] = []
         for place in list(self.places.values()):
-            if place.seat.pending is None and any(now.boot >= at for at in self._moments(place)):
+            if any(now.boot >= at for at in self._moments(place)):
                 outputs += self._for_place(place, inp.Tick(), now)
         return outputs
 
@@ -282,25 +308,64 @@ class GatewayEngine:
 
     def _finish(self, place: Place, turn: Turn) -> list[Output]:
         while (event := self._plan(place, turn)) is not None:
-            turn.feed(event)
+            turn.follow(event)
+        self._challenge_silent(place, turn)
         orders = [order for effect in turn.effects for order in self._order(place, effect, turn)]
         return place.seat.close(turn, orders)
 
     def _plan(self, place: Place, turn: Turn) -> ev.Event | None:
+        """The one event that follows from the present facts. What a failed commit undid, follows again."""
         session = turn.session
+        if not session.state.live:
+            return None
+        self._doubt_unanswered(place, turn)
+        if self._by_device.get(place.device, session.uid) != session.uid:
+            return ev.CloseRequested(Reason.DEVICE_SUPERSEDED)
+        if place.owner_epoch > session.owner_epoch:
+            if session.state is State.BIRTH:
+                return ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
+            return ev.OwnerChanged(place.owner_epoch)
+        bound = session.binding
+        known = place.transports.get(bound.transport) if bound is not None else None
+        if known is not None and known.condition is Condition.DEAD:
+            return ev.TransportDied(known.id, "silence")
+        return self._state_plan(place, session, known, turn.now)
+
+    def _state_plan(self, place: Place, session: Session, bound: Transport | None, now: Instant) -> ev.Event | None:
+        if session.state is State.ATTACHED and bound is not None and bound.condition is Condition.SILENT:
+            return ev.InstabilitySeen(bound.id, Reason.PROBE_TIMEOUT)
         if session.state is State.VOLATILE:
             if session.binding is None:
                 assert session.incumbent is not None
                 return ev.TransportDied(session.incumbent, "binding_cleared")
             due = self._stable_at(place, session)
-            return ev.TransportStabilized(session.binding.transport) if due is not None and turn.now >= due else None
+            return ev.TransportStabilized(session.binding.transport) if due is not None and now >= due else None
         if session.state is State.RECOVERING and session.attempt is None:
-            return self._next_attempt(place, session, turn.now)
-        if session.state is State.DEGRADED and session.binding is not None:
-            known = place.transports.get(session.binding.transport)
-            if known is not None and known.validated:
-                return ev.ConditionMet(known.id, "incumbent_stable")
+            return self._next_attempt(place, session, now)
+        if session.state is State.DEGRADED and bound is not None and bound.validated:
+            return ev.ConditionMet(bound.id, "incumbent_stable")
         return None
+
+    def _doubt_unanswered(self, place: Place, turn: Turn) -> None:
+        """A challenge that ran out of time is silence: the transport has to answer before it is asked again."""
+        while turn.unanswered:
+            known = place.transports.get(turn.unanswered.pop().transport)
+            if known is not None:
+                place.transports[known.id] = transport_facts.fell_silent(known, turn.now)
+
+    def _challenge_silent(self, place: Place, turn: Turn) -> None:
+        due = self._challenge_due(place, turn.session)
+        if due is not None and turn.now >= due:
+            assert turn.session.binding is not None
+            place.challenged_at = turn.now
+            turn.outputs.append(out.ChallengePath(turn.session.uid, turn.session.binding.transport))
+
+    def _challenge_due(self, place: Place, session: Session) -> Instant | None:
+        """When a bound but silent transport is asked again, while DEGRADED waits for it."""
+        if session.state is not State.DEGRADED or session.binding is None:
+            return None
+        known = place.transports.get(session.binding.transport)
+        return later(place.challenged_at, CHALLENGE_AGAIN) if known is not None and not known.validated else None
 
     def _next_attempt(self, place: Place, session: Session, now: Instant) -> ev.Event:
         """The gateway never moves a session by itself: it lets the incumbent prove itself, or waits for the client."""
@@ -329,10 +394,8 @@ class GatewayEngine:
 
     def _moments(self, place: Place) -> list[Instant]:
         session = place.seat.session
-        nearest = next_deadline(session)
-        moments = [later(nearest.at, 1)] if nearest is not None else []
-        stable = self._stable_at(place, session)
-        return [*moments, stable] if stable is not None else moments
+        waits = (self._stable_at(place, session), self._challenge_due(place, session))
+        return place.seat.wakeups([at for at in waits if at is not None])
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -384,7 +447,7 @@ class GatewayEngine:
         place = self.places.get(ended.uid)
         if place is None or place.seat.pending is None or ended.serial != place.seat.serial:
             return []
-        turn = place.seat.settle(committed=ended.result == "committed")
+        turn = place.seat.settle(now.boot, committed=ended.result == "committed")
         if ended.result == "committed":
             outputs = list(turn.outputs)
             if self._births.pop(ended.uid, None) is not None:
@@ -430,3 +493,7 @@ class GatewayEngine:
         place = self.places.pop(uid, None)
         if place is not None and self._by_device.get(place.device) == uid:
             del self._by_device[place.device]
+
+
+def _bound_peer(session: Session) -> str | None:
+    return session.binding.peer if session.binding is not None else None

@@ -182,11 +182,10 @@ class SocketFailed:
 
 @dataclass(frozen=True, slots=True)
 class RekeyAsked:
-    """Gateway: the client asks for fresh keys."""
+    """Gateway: the client asks for fresh keys, which open the next epoch."""
 
     request: int
     uid: str
-    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)

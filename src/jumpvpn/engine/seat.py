@@ -7,20 +7,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jumpvpn.engine.outputs import Commit, Emit, Output, Secret
-from jumpvpn.session.deadlines import by_priority, cause_of, reached_deadlines
+from jumpvpn.session.deadlines import by_priority, cause_of, next_deadline, reached_deadlines
 from jumpvpn.session.effects import Effect
 from jumpvpn.session.events import Event
 from jumpvpn.session.machine import Step, step
-from jumpvpn.session.state import Session, State
-from jumpvpn.values import DomainEvent, Instant
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import Attempt, Session, State
+from jumpvpn.values import SECOND, DomainEvent, Instant, later
 
 WAITING_MAX = 1024  # inputs that arrive during one commit; a store that is slower than this is unavailable
+STORE_RETRY = SECOND  # a store that failed is asked again for what time or state demand; forwarding goes on meanwhile
 STEPS_MAX = 64  # rows in one turn; more would be a cycle without time, which the table excludes
 
 
 @dataclass(slots=True)
 class Turn:
-    """Everything that one input causes, before it is committed."""
+    """Everything that one input causes, before it is committed. ``unanswered`` are attempts that timed out in it."""
 
     session: Session
     now: Instant
@@ -32,6 +34,7 @@ class Turn:
     secret: Secret | None = None
     device: tuple[bytes, int] | None = None
     steps: int = 0
+    unanswered: list[Attempt] = field(default_factory=list)
 
     def feed(self, *events: Event) -> None:
         """Apply simultaneous events, highest priority first, together with the deadlines that have passed."""
@@ -39,10 +42,20 @@ class Turn:
         while due:
             first, *rest = due
             others = tuple(cause for cause in map(cause_of, rest) if cause is not None)
+            attempt = self.session.attempt
             self.take(step(self.session, first, self.now, others))
+            if attempt is not None and getattr(first, "reason", None) is Reason.REATTACH_TIMEOUT:
+                self.unanswered.append(attempt)
             if self.session.state is State.TERMINATED:
                 return
             due = by_priority(tuple(event for event in rest if event in events))
+
+    def follow(self, event: Event) -> None:
+        """Apply an event that was planned from the present state, unless a deadline has just changed that state."""
+        if reached_deadlines(self.session, self.now):
+            self.feed()
+        else:
+            self.take(step(self.session, event, self.now))
 
     def take(self, outcome: Step) -> None:
         """Add one step's outcome."""
@@ -66,16 +79,22 @@ class Turn:
 
 @dataclass(slots=True)
 class Seat:
-    """The committed session, the turn that awaits its commit, and the inputs that came meanwhile."""
+    """The committed session, the turn that awaits its commit, and the inputs that came meanwhile.
+
+    ``seen`` is when a turn last looked at the facts: a moment that is not later has had its effect.
+    """
 
     session: Session
     pending: Turn | None = None
     serial: int = 0
+    seen: Instant = Instant(0)
+    retry_at: Instant = Instant(0)
     waiting: deque[Any] = field(default_factory=lambda: deque(maxlen=WAITING_MAX))
 
     def begin(self, now: Instant) -> Turn:
         """A turn on the committed session."""
         assert self.pending is None, "a turn awaits its commit"
+        self.seen = now
         return Turn(self.session, now, int(self.session.version))
 
     def close(self, turn: Turn, then: list[Output]) -> list[Output]:
@@ -97,10 +116,22 @@ class Seat:
         emitted: list[Output] = [Emit(tuple(turn.events))] if turn.events else []
         return emitted + turn.outputs
 
-    def settle(self, *, committed: bool) -> Turn:
+    def settle(self, now: Instant, *, committed: bool) -> Turn:
         """The commit ended; the session moves only if it won."""
         assert self.pending is not None, "no commit is pending"
         turn, self.pending = self.pending, None
         if committed:
             self.session = turn.session
+        else:
+            self.retry_at = later(now, STORE_RETRY)
         return turn
+
+    def wakeups(self, moments: list[Instant]) -> list[Instant]:
+        """When to look again: deadlines, and those ``moments`` that are still to come; nothing during a commit."""
+        if self.pending is not None:
+            return []
+        nearest = next_deadline(self.session)
+        found = [later(nearest.at, 1)] if nearest is not None else []
+        found += [moment for moment in moments if moment > self.seen]
+        lost = [self.retry_at] if self.retry_at > self.seen else []
+        return [max(moment, *lost) for moment in found] + lost if lost else found

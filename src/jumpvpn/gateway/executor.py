@@ -149,9 +149,9 @@ class GatewayExecutor:
         elif kind == "reattach_request":
             self._reattach(fact)
         elif kind == "rekey_request":
-            _, request, handle, epoch = fact
+            _, request, handle = fact
             if (uid := self._uids.get(handle)) is not None:
-                self._post(inp.RekeyAsked(request, uid, Epoch(epoch)))
+                self._post(inp.RekeyAsked(request, uid))
         elif len(fact) > 1 and (uid := self._uids.get(fact[1])) is not None:
             self._session_fact(kind, uid, fact)
 

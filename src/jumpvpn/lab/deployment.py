@@ -298,16 +298,14 @@ def lay_roaming_cable(lab: Lab) -> str:
     """Give the client a third uplink that works, behind the LTE router; the name of its interface."""
     interface, network = "roam0", "192.168.30"
     lab.cable("client", interface, "lte", "lan1")
-    lab.run("lte", ["sh", "-ec", f"ip link set lan1 up; ip address add {network}.1/24 dev lan1"])
-    lab.run(
-        "client",
-        [
-            "sh",
-            "-ec",
-            f"ip link set {interface} up; ip address add {network}.2/24 dev {interface};"
-            f"ip route add default via {network}.1 dev {interface} metric 300",
-        ],
-    )
+    behind = f"ip link set lan1 up; ip address add {network}.1/24 dev lan1"
+    here = f"""
+ip link set {interface} up
+ip address add {network}.2/24 dev {interface}
+ip route add default via {network}.1 dev {interface} metric 300
+"""
+    lab.run("lte", ["sh", "-ec", behind])
+    lab.run("client", ["sh", "-ec", here])
     return interface
 
 

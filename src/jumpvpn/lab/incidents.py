@@ -50,8 +50,8 @@ class Incident:
 
     @property
     def outcome(self) -> str:
-        """The reason of the record that settled it."""
-        return self.settled.reason
+        """The reason of the record that settled it; for a standby, what became of it."""
+        return self.settled.reason or f"candidate_{self.settled.data['change']}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +116,28 @@ async def route_gone(vpn: Deployment, uplink: str = "wifi") -> Incident:
     return await _moved(vpn, "route_gone", change.before_ns, _troubled(interface_of(uplink)))
 
 
-async def failback(vpn: Deployment, uplink: str = "wifi", name: str = "wifi_restored") -> Incident:
+async def restored(vpn: Deployment, uplink: str = "wifi", name: str = "wifi_restored") -> Incident:
+    """An uplink comes back while another one carries the session: it proves itself and becomes a standby again."""
+    change = await asyncio.to_thread(vpn.lab.restore, uplink)
+    interface = interface_of(uplink)
+    seen = await vpn.event(lambda r: _is_candidate(r, interface), change.before_ns)
+    proved = await vpn.event(lambda r: _is_candidate(r, interface, "validated"), change.before_ns)
+    active = str((await vpn.status("client"))["sessions"][0]["binding"]["transport"])
+    return Incident(name, change.before_ns, seen, "candidate_added", proved, proved.at_ns, active)
+
+
+async def failback(vpn: Deployment, uplink: str = "wifi", name: str = "failback") -> Incident:
     """The preferred uplink comes back, proves itself for as long as policy asks, and gets the session again."""
     change = await asyncio.to_thread(vpn.lab.restore, uplink)
     interface = interface_of(uplink)
-
-    def noticed(record: Record) -> bool:
-        return record.event == "transport.candidate" and record.transport.startswith(interface)
-
-    chosen = await vpn.event(lambda r: _left_attached(r) and r.reason == "failback", change.before_ns)
-    settled_ns = await vpn.attached(chosen.at_ns, on=interface)
-    first = vpn.journals.first(noticed, change.before_ns)
+    settled_ns = await vpn.attached(change.before_ns, on=interface)
+    first = vpn.journals.first(lambda r: _is_candidate(r, interface), change.before_ns)
     assert first is not None, "a transport that was chosen has been noticed"
-    return _incident(vpn, name, change.before_ns, first, chosen.at_ns, settled_ns)
+    return _incident(vpn, name, change.before_ns, first, change.before_ns, settled_ns)
 
 
 async def operator_switch(vpn: Deployment, uplink: str = "lte", name: str = "operator_switch") -> Incident:
-    """An operator moves the session to another uplink."""
+    """An operator moves the session to another uplink, as ``jumpvpn switch --to``."""
     before = boot_ns()
     interface = interface_of(uplink)
     refusal = await vpn.switch(interface)
@@ -222,13 +227,19 @@ def _incident(
 ) -> Incident:
     settled = vpn.journals.first(lambda r: r.side in sides and r.turned("ATTACHED"), since_ns)
     left = vpn.journals.first(_left_attached, cause_ns)
-    assert settled is not None and left is not None, "the caller has awaited both"
+    assert settled is not None, "the caller has awaited it"
+    assert left is not None, "what came back has left"
     return Incident(name, cause_ns, detected, left.reason, settled, settled_ns, settled.transport, returned_ns)
 
 
 def _troubled(interface: str) -> Wanted:
     """A record that names trouble: the session left ATTACHED, or a transport of the interface is dead."""
     return lambda r: _left_attached(r) or (r.event == "transport.dead" and r.transport.startswith(interface))
+
+
+def _is_candidate(record: Record, interface: str, change: str = "") -> bool:
+    told = str(record.data.get("change", ""))
+    return record.event == "transport.candidate" and record.transport.startswith(interface) and change in ("", told)
 
 
 def _left_attached(record: Record) -> bool:

@@ -18,6 +18,7 @@ class Candidate:
     usable: bool
     validated: bool
     suppressed: bool = False
+    reuse_at: Instant | None = None
     tried: bool = False
     rank: int = 0
     loss: float = 0.0
@@ -92,11 +93,14 @@ def choose(candidates: tuple[Candidate, ...], wish: Wish, budget: Budget, policy
         return Refused("policy_denied", {"candidate_count": len(usable), "rule": "transports.allow/deny"})
     if not allowed:
         return Nothing(len(wanted))
-    best = min(_unsuppressed(allowed, wish), key=lambda c: rank_key(c, now))
+    calm = _unsuppressed(allowed, wish)
+    if not calm:
+        return _suppressed(allowed)
+    best = min(calm, key=lambda c: rank_key(c, now))
     if best.id != wish.incumbent:
         refusal = _limits(best, wish, budget, policy, now, len(allowed))
         if refusal is not None:
-            same = next((c for c in allowed if c.id == wish.incumbent), None)
+            same = next((c for c in calm if c.id == wish.incumbent), None)
             return refusal if same is None else _selected(same, "incumbent_while_limited")
     return _selected(best, "only_candidate" if len(allowed) == 1 else "ranked")
 
@@ -115,9 +119,9 @@ def is_better(candidate: Candidate, incumbent: Candidate, policy: Policy) -> boo
     if not incumbent.usable:
         return True
     margin = policy.switching.hysteresis
-    mine, theirs = (1 + candidate.loss) * (candidate.rtt_ns or 1), (1 + incumbent.loss) * (incumbent.rtt_ns or 1)
+    mine, theirs = (1 + candidate.loss) * candidate.rtt_ns, (1 + incumbent.loss) * incumbent.rtt_ns
     much_loss_less = incumbent.loss - candidate.loss > policy.volatility.loss_threshold / 2
-    return much_loss_less or mine * margin < theirs
+    return much_loss_less or (candidate.rtt_ns > 0 and mine * margin < theirs)
 
 
 def _in_question(candidate: Candidate, wish: Wish) -> bool:
@@ -127,9 +131,19 @@ def _in_question(candidate: Candidate, wish: Wish) -> bool:
 
 
 def _unsuppressed(allowed: list[Candidate], wish: Wish) -> list[Candidate]:
-    """Flapping transports come last: they serve only when nothing else does and nothing carries the session."""
-    calm = [c for c in allowed if not c.suppressed]
+    """Flapping transports come last: they serve only when nothing else does and nothing carries the session.
+
+    Staying on an incumbent that carries the session is no switch, so its flaps do not count.
+    """
+    calm = [c for c in allowed if not c.suppressed or (c.id == wish.incumbent and not wish.urgent)]
     return calm if calm or not wish.urgent else allowed
+
+
+def _suppressed(flapping: list[Candidate]) -> Refused:
+    """All candidates flap: the switch waits for the first that is calm again."""
+    times = [c.reuse_at for c in flapping if c.reuse_at is not None]
+    detail = {"candidate_count": len(flapping), "to_id": flapping[0].id, "rule": "switching.flap_suppress"}
+    return Refused("cooldown_active", detail, min(times, default=None))
 
 
 def _limits(best: Candidate, wish: Wish, budget: Budget, policy: Policy, now: Instant, count: int) -> Refused | None:

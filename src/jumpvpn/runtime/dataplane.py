@@ -12,7 +12,7 @@ from jumpvpn._native import Plane
 Fact = tuple[Any, ...]
 FACTS_PER_DRAIN = 256  # one pass of the loop; more facts come back at once, the eventfd stays readable
 
-CLOSE = 16  # control message that ends a session (first type that the core leaves to us); payload: reason code, 2 bytes
+CLOSE = 1  # control message that ends a session; payload: the reason's code, 2 bytes
 
 # Errors that this host itself is the origin of. The others (ECONNREFUSED, EHOSTUNREACH …) come from ICMP, which a
 # third party can forge: they are a reason to probe, never a proof of death.

@@ -66,8 +66,7 @@ class Recorder:
         if not events:
             return
         context = self._context(now)
-        records = [build_record(event, context) for event in events]
-        chain, lines = self.nodes.extend(records)
+        chain, lines = self.nodes.extend(build_record(event, context) for event in events)
         self.journal.append(lines)
         self.nodes = chain
 
@@ -77,7 +76,6 @@ class Recorder:
         Raises StoreUnavailable (nothing happened) or JournalFailed (committed, but not to be acted on).
         """
         mine = [event for event in order.events if event.lane == "S"]
-        others = [event for event in order.events if event.lane == "N"]
         context = self._context(now)
         records = [
             build_record(self._shown(event), context, idx=index, n=len(mine)) for index, event in enumerate(mine, 1)
@@ -88,13 +86,23 @@ class Recorder:
             result = await self.store.commit(self._write(order, kept, sealed, chain, lines, now))
             if result is not CommitResult.COMMITTED:
                 return result
-            self.journal.append(lines)
+            self._append_in_order(order.events, lines, now)
         self.sessions[order.uid] = chain
-        if others:
-            self.emit(others, now)
         if order.session.state is State.TERMINATED:
             self.sessions.pop(order.uid, None)
         return result
+
+    def _append_in_order(self, events: Sequence[DomainEvent], committed: Sequence[bytes], now: Now) -> None:
+        """Both lanes' lines as things happened; each lane keeps its own chain."""
+        mine, chain, lines = iter(committed), self.nodes, []
+        for event in events:
+            if event.lane == "S":
+                lines.append(next(mine))
+            elif (offered := self.denials.offer(self._shown(event), now)) is not None:
+                chain, line = chain.append(build_record(offered, self._context(now)))
+                lines.append(line)
+        self.journal.append(lines)
+        self.nodes = chain
 
     async def forget_exported(self) -> None:
         """Let the store forget lines that the journal has, and write summaries that are due; runs until cancelled."""

@@ -8,7 +8,7 @@ from typing import Any
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.effects import Bind, Effect, Erase, StartAttempt, StopAttempt, Unbind
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import Attempt, AttemptKind, Binding, Session, State, Want
+from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Want
 from jumpvpn.values import MINUTE, Epoch, Instant, Version, later
 
 # --- actions ---------------------------------------------------------------------------------------------------------
@@ -56,8 +56,10 @@ def note_owner(session: Session, event: Any, _now: Instant) -> Session:
 
 
 def unbind_for_owner(session: Session, event: Any, now: Instant) -> Session:
-    """A takeover never inherits the binding."""
-    return note_owner(lose_binding(session, event, now), event, now)
+    """A takeover never inherits the binding, nor a proof that was asked for under it; a reattach goes on."""
+    lost = note_owner(lose_binding(session, event, now), event, now)
+    asked = lost.attempt
+    return replace(lost, attempt=asked if asked is not None and asked.kind is AttemptKind.SWITCH else None)
 
 
 def enter_recovery(session: Session, _event: Any, _now: Instant) -> Session:
@@ -110,6 +112,12 @@ def drop_attempt(session: Session, event: Any, _now: Instant) -> Session:
 def hold(session: Session, _event: Any, _now: Instant) -> Session:
     """Wait for the condition to change; the wish that failed is forgotten."""
     return replace(session, attempt=None, want=None)
+
+
+def hold_denied(session: Session, event: Any, now: Instant) -> Session:
+    """As ``hold``; a peer that refused has told its version, so the next request names the right one."""
+    told = event.peer_version or session.peer_version
+    return replace(hold(session, event, now), peer_version=max(session.peer_version, told))
 
 
 def return_same_path(session: Session, event: Any, now: Instant) -> Session:
@@ -207,6 +215,7 @@ def _tightened(session: Session, new: Policy) -> Policy:
     running = {
         "session": ("max_lifetime", "transport_ttl", "handshake_timeout"),
         "volatility": ("volatile_max",),
+        "switching": ("max_per_minute",),
         "recovery": ("window", "episode_max", "max_attempts"),
         "security": ("key_max_age",),
     }
@@ -246,5 +255,6 @@ def stop_attempt(before: Session, _after: Session, _event: Any) -> tuple[Effect,
 def erase(before: Session, after: Session, event: Any) -> tuple[Effect, ...]:
     """The keys are erased; whoever closed need not be told."""
     assert after.reason is not None
-    told_us = after.reason in (Reason.PEER_CLOSED, Reason.DEVICE_SUPERSEDED)
+    superseded = after.reason is Reason.DEVICE_SUPERSEDED and after.role is Role.CLIENT
+    told_us = superseded or after.reason is Reason.PEER_CLOSED
     return (*stop_attempt(before, after, event), Erase(after.reason, tell_peer=not told_us))

@@ -162,10 +162,11 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class SwitchDenied:
-    """A switch is wanted and refused: hold-down, rate or policy."""
+    """A switch is wanted and refused: hold-down, rate or policy; ``peer_version`` is the gateway's, if it refused."""
 
     reason: Reason
     detail: dict[str, Any] = field(default_factory=dict)
+    peer_version: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)

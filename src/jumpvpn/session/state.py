@@ -67,7 +67,8 @@ class Session:
     """The record of one session; replaced, never changed.
 
     Durable fields are those that ``records.py`` writes. ``attempt``, ``tried`` and ``want`` are plans of the running
-    process: they die with it and never raise the version.
+    process: they die with it and never raise the version. ``prior_bound_version`` is durable once set; its clearing
+    rides on the next mutation, because losing it only means that one more (proved, fresh) request is accepted.
     """
 
     id: SessionId

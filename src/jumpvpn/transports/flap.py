@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 
 from jumpvpn.policy.model import SwitchingPolicy
-from jumpvpn.values import Instant, later
+from jumpvpn.values import MICROSECOND, Instant, later
 
+ROUNDING = MICROSECOND  # beyond what floating point may be off by in the longest half-life: never early
 CEILING_FACTOR = 4  # RFC 2439 section 4.2: a ceiling bounds how long one bad hour suppresses
 
 
@@ -36,10 +38,5 @@ class Penalty:
         """When suppression ends, or None if not suppressed."""
         if not self.suppressed or self.points < policy.flap_reuse:
             return None
-        halvings = 0.0
-        ratio = self.points / policy.flap_reuse
-        while ratio > 1:
-            step = 1.0 if ratio >= 2 else ratio - 1  # linear within the last half-life: never early
-            halvings += step
-            ratio /= 2
-        return later(self.at, int(halvings * policy.flap_half_life) + 1)
+        halvings = log2(self.points / policy.flap_reuse)
+        return later(self.at, int(halvings * policy.flap_half_life) + ROUNDING)

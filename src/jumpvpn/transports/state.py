@@ -91,8 +91,9 @@ def measured(transport: Transport, rtt_ns: int, rtt_dev_ns: int, loss_up: float,
 
 
 def fell_silent(transport: Transport, now: Instant) -> Transport:
-    """It owes reports beyond the silence limit."""
-    return transport if transport.condition is Condition.GONE else _turn(transport, Condition.SILENT, now)
+    """It owes reports, or the answer to a challenge, beyond the limit."""
+    lost = transport.condition in (Condition.DEAD, Condition.GONE)
+    return transport if lost else _turn(transport, Condition.SILENT, now)
 
 
 def died(transport: Transport, now: Instant, policy: SwitchingPolicy) -> Transport:
@@ -114,6 +115,6 @@ def _turn(transport: Transport, condition: Condition, now: Instant) -> Transport
 
 
 def _fail(transport: Transport, condition: Condition, now: Instant, policy: SwitchingPolicy) -> Transport:
-    was_good = transport.condition in (Condition.GOOD, Condition.SILENT)
+    was_good = transport.condition in (Condition.GOOD, Condition.SILENT) and transport.heard_at is not None
     penalty = transport.penalty.flapped(now, policy) if was_good else transport.penalty
     return _turn(replace(transport, penalty=penalty), condition, now)

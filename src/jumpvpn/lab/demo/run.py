@@ -41,8 +41,8 @@ class Pace:
 
 
 # 3.5 MB/s: light enough that two cores carry it beside the emulated links and three measuring tools.
-FULL = Pace(pause_s=4.5, size=210_000_000, rate=3_500_000, failback="2s", hold_down="1.5s")
-QUICK = Pace(pause_s=0.45, size=30_000_000, rate=3_500_000, failback="1s", hold_down="300ms")
+FULL = Pace(pause_s=4.5, size=210_000_000, rate=3_500_000, failback="6s", hold_down="1.5s")
+QUICK = Pace(pause_s=0.45, size=30_000_000, rate=3_500_000, failback="1500ms", hold_down="300ms")
 
 
 class Audience(Protocol):

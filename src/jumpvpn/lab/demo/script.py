@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from jumpvpn.lab import incidents
 from jumpvpn.lab.deployment import Deployment
@@ -47,8 +46,14 @@ STEPS: tuple[Step, ...] = (
         "wwan0",
         {"wifi": "down"},
     ),
-    Step("Wi-Fi comes back", incidents.failback, ("failback",), ("reattach_success",), "wlan0", {"wifi": "up"}),
-    Step("operator picks LTE", incidents.operator_switch, ("operator_switch",), ("reattach_success",), "wwan0"),
+    Step(
+        "Wi-Fi comes back",
+        incidents.restored,
+        ("candidate_added",),
+        ("candidate_validated",),
+        "wwan0",
+        {"wifi": "up"},
+    ),
     Step(
         "LTE swallows everything",
         incidents.blackhole,
@@ -70,8 +75,8 @@ STEPS: tuple[Step, ...] = (
         {"lte": "up"},
     ),
     Step(
-        "Wi-Fi comes back again",
-        partial(incidents.failback, name="wifi_restored_again"),
+        "return to Wi-Fi",
+        incidents.failback,
         ("failback",),
         ("reattach_success",),
         "wlan0",

@@ -1,0 +1,81 @@
+"""What a run leaves behind: the table on the terminal, the picture, the journals, and the JSON for programs."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jumpvpn.lab.demo.picture import timeline
+from jumpvpn.lab.demo.result import Finding, Result, document
+from jumpvpn.lab.demo.words import milliseconds, names_of
+
+_RASTER = "rsvg-convert"
+_RASTER_PACKAGE = "librsvg2-bin"
+
+
+def show_table(console: Console, result: Result) -> None:
+    """Print one row per incident."""
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("incident", no_wrap=True)
+    table.add_column("reason")
+    for title in ("detected", "UDP gap", "TCP gap", "download gap", "lost", "dup."):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("carried by", no_wrap=True)
+    for shown in result.shown:
+        incident, effect = shown.incident, shown.effect
+        table.add_row(
+            shown.step.title,
+            incident.reason,
+            milliseconds(incident.detection_ms),
+            milliseconds(effect.undelivered_ms),
+            milliseconds(effect.tcp_undelivered_ms),
+            milliseconds(effect.download_undelivered_ms),
+            "–" if effect.lost is None else str(effect.lost),
+            "–" if effect.duplicated is None else str(effect.duplicated),
+            names_of(incident.transport) or "–",
+        )
+    console.print(table)
+    console.print(
+        Text("gap: longest time without delivery around the incident (echo at 1 kHz); definitions: docs/measuring.md",
+             style="dim")
+    )  # fmt: skip
+
+
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print what had to hold and whether it did."""
+    for finding in findings:
+        mark = Text("✓ ", style="green") if finding.holds else Text("✗ ", style="bold red")
+        console.print(mark + Text(finding.text, style="" if finding.holds else "bold red"), soft_wrap=True)
+
+
+def write_files(result: Result, findings: Sequence[Finding], directory: Path) -> tuple[list[Path], str]:
+    """Write picture, journals and results into `directory`; the paths, and a hint if something could not be made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    picture = directory / "timeline.svg"
+    picture.write_text(timeline(result, findings), encoding="utf-8")
+    written = [picture]
+    hint = ""
+    if shutil.which(_RASTER):
+        raster = picture.with_suffix(".png")
+        subprocess.run([_RASTER, "--output", str(raster), str(picture)], check=True, timeout=60)
+        written.append(raster)
+    else:
+        hint = f"no PNG: {_RASTER} is missing; install it with 'apt-get install {_RASTER_PACKAGE}'"
+    for side, lines in result.journal_lines.items():
+        journal = directory / f"{side}-events.jsonl"
+        journal.write_bytes(b"".join(lines))
+        written.append(journal)
+    written.append(write_json(result, findings, directory / "result.json"))
+    return written, hint
+
+
+def write_json(result: Result, findings: Sequence[Finding], path: Path) -> Path:
+    """Write the result for programs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document(result, findings), indent=2) + "\n", encoding="utf-8")
+    return path
