@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from isolated import in_namespace, sh
 
-from jumpvpn.runtime.cleanup import AlreadyRunning, Ownership, Sysctl, set_sysctl
+from jumpvpn.runtime.cleanup import Ownership, Sysctl, set_sysctl
+from jumpvpn.runtime.errors import AlreadyRunning, RtnlFailed
 from jumpvpn.runtime.routing import configure_tunnel, route_into_tunnel
-from jumpvpn.runtime.rtnl import RtnlFailed
 
 pytestmark = pytest.mark.netns
 STATE = """

@@ -42,6 +42,9 @@ const CALM_PER_SECOND: u64 = 200;
 /// Per source; with a proven address sixteen times as many pass.
 const UNPROVEN: Rate = Rate { per_second: 256 };
 const PROVEN: Rate = Rate { per_second: 4096 };
+/// Answered handshakes whose repetition gets the same response, about 3 KiB each; beyond it, repetitions go to the control
+/// plane, which refuses them by their timestamp.
+const MAX_ANSWERED: usize = 4096;
 /// A response is sent again at most this often.
 const REPEAT_NS: u64 = 50_000_000;
 /// A cookie secret lives this long, and its predecessor is taken as long.
@@ -271,7 +274,7 @@ impl Births {
         let Source { key, socket, route } = pending.source;
         let (since_ns, repeated_ns) = (sys::boottime_ns(), 0);
         send_all(shared, &socket, route, &datagrams);
-        gateway.answered.insert(key, Answered { socket, route, datagrams, since_ns, repeated_ns });
+        gateway.remember(key, Answered { socket, route, datagrams, since_ns, repeated_ns });
         Ok(session)
     }
 
@@ -289,7 +292,7 @@ impl Births {
         let Source { key, socket, route } = pending.source;
         gateway.busy.remove(&key);
         let since_ns = sys::boottime_ns();
-        gateway.answered.insert(key, Answered { socket, route, datagrams: Vec::new(), since_ns, repeated_ns: 0 });
+        gateway.remember(key, Answered { socket, route, datagrams: Vec::new(), since_ns, repeated_ns: 0 });
         Ok(())
     }
 
@@ -408,6 +411,12 @@ impl Births {
 }
 
 impl Gateway {
+    fn remember(&mut self, key: Key, answered: Answered) {
+        if self.answered.len() < MAX_ANSWERED {
+            self.answered.insert(key, answered);
+        }
+    }
+
     /// Sends the response of a repeated handshake again; true when the handshake was answered or rejected before.
     fn answer_again(&mut self, shared: &Shared, key: &Key, fragment: &Fragment<'_>, now_ns: u64) -> bool {
         let Some(answered) = self.answered.get_mut(key) else { return false };

@@ -20,7 +20,7 @@ use crate::coalesce::Coalescer;
 use crate::counters::Counter;
 use crate::facts::Fact;
 use crate::path::Path;
-use crate::rx::{Arrival, Event, Sink};
+use crate::rx::{Arrival, Event, Sink, Way};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::tun::Device;
@@ -191,7 +191,7 @@ impl Ingress {
         let wake_ns = {
             let mut rx = session.rx.lock();
             let arrival = Arrival {
-                source: origin.route.peer,
+                way: Way { socket: origin.socket.id, peer: origin.route.peer },
                 now_ns: origin.now_ns,
                 allowed: shared.is_gateway.then_some(&session.inner),
                 counters: &shared.counters,
@@ -377,7 +377,7 @@ fn take_source(shared: &Shared, session: &Session, origin: &Origin<'_>, path: Pa
         // The peer's address of a standby path is only a note: nothing is sent there but answers, and one challenge, so
         // that a reattach on it need not wait for a proof.
         tx.paths[path.index()] = Some(Path::new(Arc::clone(origin.socket), origin.route, limits, now_ns));
-        session.rx.lock().paths[path.index()].peer = Some(new);
+        session.rx.lock().paths[path.index()].way = Some(Way { socket: origin.socket.id, peer: new });
         tx.send_probe(shared, path, None, true, now_ns);
         return;
     };

@@ -27,6 +27,7 @@ use crate::ingress::{self, Ingress};
 use crate::inner::Prefix;
 use crate::liveness::Limits;
 use crate::path::Path;
+use crate::rx::Way;
 use crate::session::{Keys, Session};
 use crate::shared::{Identity, Settings, Shared};
 use crate::tun::Device;
@@ -264,7 +265,7 @@ impl Plane {
         let mut tx = session.tx.lock();
         let mut rx = session.rx.lock();
         tx.paths[path.index()] = None;
-        rx.paths[path.index()].peer = None;
+        rx.paths[path.index()].way = None;
         tx.active.take_if(|active| *active == path);
         rx.active.take_if(|active| *active == path);
         Ok(())
@@ -277,7 +278,7 @@ impl Plane {
         let state = tx.paths[path.index()].as_mut().ok_or(Error::State("the path is not set"))?;
         state.moved = None;
         let changed = std::mem::replace(&mut state.route.peer, peer) != peer;
-        session.rx.lock().paths[path.index()].peer = Some(peer);
+        session.rx.lock().paths[path.index()].way = Some(Way { socket: state.socket.id, peer });
         if changed && tx.active == Some(path) {
             tx.flush(&self.shared, sys::boottime_ns());
         }
@@ -517,11 +518,12 @@ fn set_path(shared: &Shared, session: &Session, path: PathIndex, socket: Arc<Soc
     let now_ns = sys::boottime_ns();
     let mut tx = session.tx.lock();
     let limits = tx.limits[path.index()];
+    let way = Way { socket: socket.id, peer: route.peer };
     match &mut tx.paths[path.index()] {
         Some(state) if state.socket.id == socket.id && state.route.peer == route.peer => state.unvalidate(),
         slot => *slot = Some(Path::new(socket, route, limits, now_ns)),
     }
-    session.rx.lock().paths[path.index()].peer = Some(route.peer);
+    session.rx.lock().paths[path.index()].way = Some(way);
     drop(tx);
     session.look_by(shared, now_ns);
 }

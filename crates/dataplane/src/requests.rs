@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::facts::{Fact, ReattachRequest};
 use crate::ingress::{handle_events, Origin};
 use crate::path::Path;
-use crate::rx::{Arrival, Held, Rx, Sink};
+use crate::rx::{Arrival, Held, Rx, Sink, Way};
 use crate::session::{Keys, LastReply, Session};
 use crate::shared::Shared;
 use crate::sys;
@@ -332,7 +332,7 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
         shared.close_cids(&closed);
         rx.current = wish.next_epoch;
         rx.active = Some(wish.path);
-        rx.paths[wish.path.index()].peer = Some(pending.route.peer);
+        rx.paths[wish.path.index()].way = Some(Way { socket: pending.socket.id, peer: pending.route.peer });
         send_reply(shared, &mut keys, &pending, &reply, gateway_nonce);
         deliver_early(shared, &session, &mut rx, early, &origin, &mut sink);
         drop(rx);
@@ -375,9 +375,9 @@ fn take_key(
 
 /// Delivers what came before the commit, as if it came now.
 fn deliver_early(shared: &Shared, session: &Session, rx: &mut Rx, early: Early, origin: &Origin<'_>, sink: &mut Sink) {
-    let (source, now_ns) = (origin.route.peer, origin.now_ns);
+    let way = Way { socket: origin.socket.id, peer: origin.route.peer };
     let allowed = Some(&session.inner[..]);
-    let arrival = Arrival { source, now_ns, allowed, counters: &shared.counters };
+    let arrival = Arrival { way, now_ns: origin.now_ns, allowed, counters: &shared.counters };
     let newest = rx.epochs.len() - 1;
     if let Some((path, _)) = early.first() {
         rx.confirm(*path, newest, sink);

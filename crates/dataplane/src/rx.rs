@@ -34,12 +34,21 @@ pub struct RxPath {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Peer's address, as the sending side knows it.
-    pub peer: Option<SocketAddr>,
+    /// Where its datagrams come from, as the sending side knows it.
+    pub way: Option<Way>,
     /// Inner packets came since the last report.
     pub report_due: bool,
     /// When the last report was due.
     pub reported_ns: u64,
+}
+
+/// Our socket and the peer's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Handle of the socket.
+    pub socket: u64,
+    /// Source of what arrives.
+    pub peer: SocketAddr,
 }
 
 /// One open epoch.
@@ -142,8 +151,8 @@ impl std::fmt::Debug for Rx {
 /// Where a batch of datagrams came from and how to judge it.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
-    /// Source address.
-    pub source: SocketAddr,
+    /// Where it came from.
+    pub way: Way,
     /// Time of the batch.
     pub now_ns: u64,
     /// Inner ranges of the session, checked at the gateway; None at the client.
@@ -191,9 +200,9 @@ impl Rx {
         self.confirm(path, at, sink);
         // After a switch the peer sends again, on its new path and as it was sealed, what the old path swallowed.
         let resent =
-            self.paths.iter().enumerate().any(|(at, other)| at != path.index() && other.peer == Some(arrival.source));
-        let expected = resent || self.held.as_ref().is_some_and(|held| held.peer == arrival.source);
-        if newest && !expected && self.paths[path.index()].peer != Some(arrival.source) {
+            self.paths.iter().enumerate().any(|(at, other)| at != path.index() && other.way == Some(arrival.way));
+        let expected = resent || self.held.as_ref().is_some_and(|held| held.peer == arrival.way.peer);
+        if newest && !expected && self.paths[path.index()].way.map(|way| way.peer) != Some(arrival.way.peer) {
             let event = Event::NewSource { path, active: self.active == Some(path) };
             if sink.events.last() != Some(&event) {
                 sink.events.push(event);
@@ -229,7 +238,8 @@ impl Rx {
         let seen = &mut self.paths[path.index()];
         seen.packets += 1;
         seen.bytes += packet.len() as u64;
-        seen.report_due |= current;
+        // What comes another way, sent again after a switch, says nothing about this one: no report may vouch for it.
+        seen.report_due |= current && seen.way.is_none_or(|way| way == arrival.way);
         self.last_data_ns = arrival.now_ns;
         let Some(allowed) = arrival.allowed else { return true };
         let source = inner::source(packet);

@@ -251,4 +251,9 @@ impl Session {
     pub fn look_by(&self, shared: &Shared, due_ns: u64) {
         shared.timer.arm(&self.armed_ns, self.handle, due_ns);
     }
+
+    /// Takes the timer's entry for `armed_ns`; false when a later order replaced it.
+    pub fn disarm(&self, armed_ns: u64) -> bool {
+        self.armed_ns.compare_exchange(armed_ns, NEVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
 }

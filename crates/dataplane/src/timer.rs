@@ -60,8 +60,8 @@ impl TimerQueue {
         self.changed.notify_all();
     }
 
-    /// Handle of the next session that is due; None when `until_ns` comes first.
-    fn next(&self, until_ns: u64) -> Option<u64> {
+    /// Time and handle of the next session that is due; None when `until_ns` comes first.
+    fn next(&self, until_ns: u64) -> Option<(u64, u64)> {
         let mut queue = self.queue.lock();
         let now_ns = sys::boottime_ns();
         let due_ns = queue.heap.peek().map_or(until_ns, |Reverse((at, _))| (*at).min(until_ns));
@@ -70,7 +70,7 @@ impl TimerQueue {
         }
         let now_ns = sys::boottime_ns();
         match queue.heap.peek() {
-            Some(Reverse((at, _))) if *at <= now_ns => queue.heap.pop().map(|Reverse((_, handle))| handle),
+            Some(Reverse((at, _))) if *at <= now_ns => queue.heap.pop().map(|Reverse(entry)| entry),
             _ => None,
         }
     }
@@ -78,10 +78,11 @@ impl TimerQueue {
 
 /// One turn of the timer thread; `sweep_ns` is when the tables are swept next.
 pub fn turn(shared: &Arc<Shared>, sweep_ns: &mut u64) {
-    let handle = shared.timer.next(*sweep_ns);
+    let next = shared.timer.next(*sweep_ns);
     let now_ns = sys::boottime_ns();
-    if let Some(session) = handle.and_then(|handle| shared.sessions.read().get(&handle).cloned()) {
-        session.armed_ns.store(NEVER, Ordering::Release);
+    let find = |handle: u64| shared.sessions.read().get(&handle).cloned();
+    let session = next.and_then(|(armed_ns, handle)| find(handle).filter(|session| session.disarm(armed_ns)));
+    if let Some(session) = session {
         let due_ns = look_at(shared, &session, now_ns);
         if due_ns != NEVER {
             let due_ns = due_ns.max(now_ns + RESOLUTION_NS);

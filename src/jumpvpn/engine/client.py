@@ -296,6 +296,8 @@ class ClientEngine:
             case inp.PathHeard():
                 self.transports[known.id] = transport_facts.heard(known, now)
                 turn.feed()
+                if not known.validated:
+                    self._note_candidate(turn, known.id, "heard", "")
             case inp.Hinted():
                 self._gateway_forgot(known, turn)
             case inp.SocketFailed() if fact.local:

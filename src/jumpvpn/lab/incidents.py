@@ -6,7 +6,7 @@ of the figures: docs/measuring.md.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jumpvpn.lab.deployment import SIDES, Deployment, interface_of
 from jumpvpn.lab.errors import LabError
@@ -47,6 +47,11 @@ class Incident:
     def detection_ms(self) -> float:
         """From the cause to the first record that names it; at most 1 ms too short, records carry whole ms."""
         return max(0.0, (self.detected.at_ns - self.cause_ns) / 1e6)
+
+    @property
+    def settled_ms(self) -> float:
+        """From the cause until the session had dealt with it."""
+        return max(0.0, (self.settled_ns - self.cause_ns) / 1e6)
 
     @property
     def outcome(self) -> str:
@@ -122,8 +127,7 @@ async def restored(vpn: Deployment, uplink: str = "wifi", name: str = "wifi_rest
     interface = interface_of(uplink)
     seen = await vpn.event(lambda r: _is_candidate(r, interface), change.before_ns)
     proved = await vpn.event(lambda r: _is_candidate(r, interface, "validated"), change.before_ns)
-    active = str((await vpn.status("client"))["sessions"][0]["binding"]["transport"])
-    return Incident(name, change.before_ns, seen, "candidate_added", proved, proved.at_ns, active)
+    return Incident(name, change.before_ns, seen, "candidate_added", proved, proved.at_ns, await _carrier(vpn))
 
 
 async def failback(vpn: Deployment, uplink: str = "wifi", name: str = "failback") -> Incident:
@@ -153,9 +157,7 @@ async def denied_switch(vpn: Deployment, interface: str, name: str = "switch_den
     if refusal is None:
         raise LabError(f"the switch to {interface} was granted, policy should have denied it")
     record = await vpn.event(lambda r: r.event == "transport.switch_denied", before)
-    active = (await vpn.status("client"))["sessions"][0]["binding"]
-    transport = str(active["transport"]) if active else ""
-    return Incident(name, before, record, record.reason, record, record.at_ns, transport)
+    return Incident(name, before, record, record.reason, record, record.at_ns, await _carrier(vpn))
 
 
 async def nat_rebinding(vpn: Deployment, uplink: str = "wifi", *, address: bool = False) -> Incident:
@@ -163,7 +165,8 @@ async def nat_rebinding(vpn: Deployment, uplink: str = "wifi", *, address: bool 
     change = await asyncio.to_thread(vpn.lab.rebind, uplink, address)
     noticed = await vpn.event(lambda r: r.reason == "nat_rebinding", change.before_ns)
     settled_ns = await vpn.attached(noticed.at_ns, sides=("gateway",))
-    return _incident(vpn, "nat_rebinding", change.before_ns, noticed, noticed.at_ns, settled_ns, sides=("gateway",))
+    incident = _incident(vpn, "nat_rebinding", change.before_ns, noticed, noticed.at_ns, settled_ns, sides=("gateway",))
+    return replace(incident, transport=await _carrier(vpn))
 
 
 async def both_dead(vpn: Deployment, back: str = "lte", *, outage_s: float = OUTAGE_S) -> Incident:
@@ -230,6 +233,12 @@ def _incident(
     assert settled is not None, "the caller has awaited it"
     assert left is not None, "what came back has left"
     return Incident(name, cause_ns, detected, left.reason, settled, settled_ns, settled.transport, returned_ns)
+
+
+async def _carrier(vpn: Deployment) -> str:
+    """The transport that the client is bound to now, or nothing."""
+    binding = (await vpn.status("client"))["sessions"][0]["binding"]
+    return str(binding["transport"]) if binding else ""
 
 
 def _troubled(interface: str) -> Wanted:

@@ -12,14 +12,11 @@ from pathlib import Path
 import msgspec
 
 from jumpvpn.runtime.clock import boot_id
+from jumpvpn.runtime.errors import AlreadyRunning, RtnlFailed
 from jumpvpn.runtime.nft import NftFailed, delete_table
-from jumpvpn.runtime.rtnl import RtnlFailed, delete_link, delete_route, delete_rule, flush_table
+from jumpvpn.runtime.rtnl import delete_link, delete_route, delete_rule, flush_table
 
 _NETWORK_NAMESPACE = Path("/proc/self/ns/net")
-
-
-class AlreadyRunning(Exception):
-    """Another live process owns the same state; the text names it and what to do."""
 
 
 class PolicyRule(msgspec.Struct, frozen=True, tag="rule"):

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 
+class AlreadyRunning(Exception):
+    """Another live process owns the same state; the text names it and what to do."""
+
+
 class KeyFileError(Exception):
     """A key file that must not or cannot be used; the text says what to do."""
+
+
+class RtnlFailed(Exception):
+    """The kernel refused a change; the text says which and why."""
 
 
 class StartFailed(Exception):

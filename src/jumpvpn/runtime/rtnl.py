@@ -12,16 +12,14 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from jumpvpn.runtime.errors import RtnlFailed
+
 FR_ACT_TO_TBL = 1
 FIB_RULE_INVERT = 0x2
 MAIN_TABLE = 254
 IFA_F_NODAD = 0x02  # a tunnel has no neighbour that could hold the same address
 # Missing things on deletion, as the kernel names them for links, addresses, routes and rules.
 _ABSENT = frozenset({errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.EAFNOSUPPORT})
-
-
-class RtnlFailed(Exception):
-    """The kernel refused a change; the text says which and why."""
 
 
 @contextlib.asynccontextmanager

@@ -30,6 +30,9 @@ _BUCKET_NS = 100_000_000
 # A 1 kHz echo that pauses this long was interrupted; less is the ordinary jitter of a busy machine.
 _GAP_NS = 20_000_000
 _LABELLED_GAP_MS = 30.0
+# TCP adds delayed acknowledgements of up to 40 ms.
+_TCP_GAP_NS = 45_000_000
+_FLAG_LEVELS = 4
 # A change of state that is over within a pixel stays visible.
 _THINNEST = 2.2
 _INTERRUPTED = "#fbd0d0"
@@ -72,7 +75,7 @@ def timeline(result: Result, findings: Sequence[Finding]) -> str:
     """Return the picture as SVG."""
     frame = _Frame(result.started_ns, result.ended_ns)
     rows = max(1, len(result.shown))
-    drawing = Drawing(WIDTH, 706 + 22 * rows, "Jumping VPN: one session through everything")
+    drawing = Drawing(WIDTH, 716 + 22 * rows, "Jumping VPN: one session through everything")
     _head(drawing, result, findings)
     _flags(drawing, frame, result, 92, 636)
     _download(drawing, frame, result, 168, 150)
@@ -113,16 +116,16 @@ def carriers(result: Result) -> list[Span]:
     return [Span(at, end, name) for (at, name), (end, _) in pairwise(marks) if name]
 
 
-def gaps(echo: EchoLog) -> list[Span]:
+def gaps(echo: EchoLog, least_ns: int = _GAP_NS) -> list[Span]:
     """The times without delivery of an echo."""
     edges = [echo.sent[0], *echo.deliveries] if echo.sent else []
-    return [Span(before, after, "") for before, after in pairwise(edges) if after - before >= _GAP_NS]
+    return [Span(before, after, "") for before, after in pairwise(edges) if after - before >= least_ns]
 
 
 def _head(drawing: Drawing, result: Result, findings: Sequence[Finding]) -> None:
     broken = [finding.text for finding in findings if not finding.holds]
     drawing.text(24, 38, "Jumping VPN", size=24, bold=True)
-    drawing.text(186, 38, "one session, whatever happens to the networks under it", size=17, fill=_SOFT)
+    drawing.text(206, 38, "one session, whatever happens to the networks under it", size=17, fill=_SOFT)
     facts = [
         f"{result.download.get('received', 0) / 1e6:.0f} MB over {result.tcp_connections} TCP connection",
         "SHA-256 holds" if result.download.get("checksum_ok") else "SHA-256 does not hold",
@@ -138,24 +141,24 @@ def _head(drawing: Drawing, result: Result, findings: Sequence[Finding]) -> None
 
 
 def _flags(drawing: Drawing, frame: _Frame, result: Result, top: float, bottom: float) -> None:
-    """One numbered flag per incident, its label on the first level where there is room."""
-    free = [0.0, 0.0, 0.0]
+    """One numbered flag per incident, with its title where there is room (the table below has it in any case)."""
+    free = [0.0] * _FLAG_LEVELS
     for number, shown in enumerate(result.shown, 1):
-        x = frame.x(shown.incident.cause_ns)
+        x, end = frame.x(shown.incident.cause_ns), frame.x(shown.incident.settled_ns)
         words = shown.step.title
-        width = 26 + text_width(words, 12, bold=True)
-        start = min(x - 9, WIDTH - _RIGHT - width)
-        level = next((i for i, end in enumerate(free) if end <= start), len(free) - 1)
-        free[level] = start + width + 10
-        y = top + level * 22
-        end = frame.x(shown.incident.settled_ns)
-        drawing.rect(x, 168, max(1.0, end - x), bottom - 168, "#243b53", opacity=0.06)
+        width = 14 + text_width(words, 12, bold=True)
+        backwards = x + width > WIDTH - _RIGHT
+        left, right = (x - width, x + 10) if backwards else (x - 10, x + width)
+        level = next((i for i, taken in enumerate(free) if taken <= left), None)
+        y = top + (level if level is not None else _FLAG_LEVELS - 1) * 20
+        drawing.rect(x, bottom - 468, max(1.0, end - x), 468, "#243b53", opacity=0.06)
         drawing.line(x, y + 9, x, bottom, _FAINT, dash="2 3")
         drawing.circle(x, y, 9, _INK)
         drawing.text(x, y + 4, str(number), size=11, fill="#ffffff", anchor="middle", bold=True)
-        at_right = start == x - 9
-        drawing.text(x + 14 if at_right else x - 14, y + 4, words, size=12, bold=True,
-                     anchor="start" if at_right else "end")  # fmt: skip
+        if level is not None:
+            free[level] = right + 6
+            anchor = "end" if backwards else "start"
+            drawing.text(x - 14 if backwards else x + 14, y + 4, words, size=12, anchor=anchor, bold=True)
 
 
 def _download(drawing: Drawing, frame: _Frame, result: Result, top: float, height: float) -> None:
@@ -186,7 +189,7 @@ def _round_trips(drawing: Drawing, frame: _Frame, result: Result, top: float, he
         return
     udp = result.logs.echoes["udp"]
     points = _medians(udp, frame)
-    most = _round_up(max([1.0, *(value for _, value in points if value < 400)]))
+    most = _round_up(1.5 * sorted(value for _, value in points)[int(len(points) * 0.7)] if points else 1.0)
     for span in gaps(udp):
         drawing.rect(frame.x(span.start_ns), top, max(1.0, frame.x(span.end_ns) - frame.x(span.start_ns)), height,
                      _INTERRUPTED)  # fmt: skip
@@ -197,7 +200,7 @@ def _round_trips(drawing: Drawing, frame: _Frame, result: Result, top: float, he
     _gap_labels(drawing, frame, gaps(udp), top + 12)
     if "tcp" in result.logs.echoes:
         drawing.rect(_LEFT, top + height + 4, WIDTH - _LEFT - _RIGHT, 10, "#f0f4f8")
-        for span in gaps(result.logs.echoes["tcp"]):
+        for span in gaps(result.logs.echoes["tcp"], _TCP_GAP_NS):
             x, end = frame.x(span.start_ns), frame.x(span.end_ns)
             drawing.rect(x, top + height + 4, max(1.2, end - x), 10, _BAD)
 

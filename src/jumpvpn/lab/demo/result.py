@@ -130,7 +130,7 @@ def _incident(shown: Shown) -> dict[str, Any]:
         "transport": incident.transport,
         "detected_by": incident.detected.side,
         "detection_ms": _rounded(incident.detection_ms),
-        "settled_ms": _rounded((incident.settled_ns - incident.cause_ns) / 1e6),
+        "settled_ms": _rounded(incident.settled_ms),
         "undelivered_ms": _rounded(effect.undelivered_ms),
         "tcp_undelivered_ms": _rounded(effect.tcp_undelivered_ms),
         "download_undelivered_ms": _rounded(effect.download_undelivered_ms),

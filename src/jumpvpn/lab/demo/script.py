@@ -63,7 +63,7 @@ STEPS: tuple[Step, ...] = (
         {"lte": "blackhole"},
         afterwards=("lte",),
     ),
-    Step("NAT forgets its mapping", incidents.nat_rebinding, ("nat_rebinding",), ("rebind_validated",)),
+    Step("NAT forgets its mapping", incidents.nat_rebinding, ("nat_rebinding",), ("rebind_validated",), "wlan0"),
     Step("policy denies roaming", denied, ("policy_denied",), ("policy_denied",), "wlan0"),
     Step(
         "both networks are gone",

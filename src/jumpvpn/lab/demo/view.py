@@ -22,7 +22,8 @@ _REFRESH_HZ = 8
 _BARS = " ▁▂▃▄▅▆▇█"
 # One progress line is 200 ms: a sparkline of the last 16 s.
 _SPARKS = 80
-_TAIL = 8
+# With this many events the picture fits into 24 lines.
+_TAIL = 6
 _STATE_STYLES = {
     "BIRTH": "cyan",
     "ATTACHED": "bold green",
@@ -202,20 +203,23 @@ class LiveView(Stage):
         line.rstrip()
         return line
 
-    def _steps(self) -> Text:
-        text = Text()
+    def _steps(self) -> Table:
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", expand=True)
+        table.add_column("", no_wrap=True, ratio=1)
+        for title in ("seen", "settled"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("carried by", no_wrap=True)
         for step in (*STEPS, END):
             incident = self.done.get(step.title)
             if incident is not None:
-                text.append(f"✓ {step.title}\n", style="green")
-                text.append(f"  {outcome(incident)}\n", style="dim")
+                seen, settled = (milliseconds(value) for value in (incident.detection_ms, incident.settled_ms))
+                table.add_row(Text(f"✓ {step.title}", style="green"), seen, settled, names_of(incident.transport))
             elif step is self.current:
                 spin = "◐◓◑◒"[int(time.monotonic() * 4) % 4]
-                text.append(f"{spin} {step.title}\n", style="bold yellow")
+                table.add_row(Text(f"{spin} {step.title}", style="bold yellow"), "", "", "")
             else:
-                text.append(f"· {step.title}\n", style="dim")
-        text.rstrip()
-        return text
+                table.add_row(Text(f"· {step.title}", style="dim"), "", "", "")
+        return table
 
     def _events(self) -> Text:
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -237,10 +241,10 @@ class LiveView(Stage):
 
 def outcome(incident: Incident) -> str:
     """What came of an incident, in a few words."""
-    settled = (incident.settled_ns - incident.cause_ns) / 1e6
     carrier = f" on {names_of(incident.transport)}" if incident.transport else ""
     words = incident.reason if incident.reason == incident.outcome else f"{incident.reason}, {incident.outcome}"
-    return f"{words}{carrier}; seen after {milliseconds(incident.detection_ms)}, settled {milliseconds(settled)}"
+    seen, settled = (milliseconds(value) for value in (incident.detection_ms, incident.settled_ms))
+    return f"{words}{carrier}; seen after {seen}, settled after {settled}"
 
 
 def plain(record: Record) -> str:
