@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -398,6 +399,39 @@ def test_a_moved_peer_is_told_once_and_challenged_before_anything_moves(pair: Pa
         assert pair.client.receive() == down(b"follows")
 
 
+def test_what_went_to_the_old_address_is_sent_again_to_the_new_one(pair: Pair) -> None:
+    with Proxy(pair.gateway_address) as proxy:
+        pair.path_through(proxy, 1)
+        proxy.rebind()
+        lost = [down(b"lost %d" % number) for number in range(10)]
+        for packet in lost:
+            pair.gateway.send(packet)
+        assert pair.client.received(0.1) == []
+        pair.client.send(up(b"from the new address"))
+        moved = pair.gateway.wait("peer_moved")
+        pair.gateway.wait("path_validated", lambda fact: fact[3] == moved[4])
+        pair.gateway.plane.set_peer(pair.gateway_session, 1, moved[4])
+        assert pair.client.received() == lost
+
+
+def test_a_second_remapping_is_followed_at_once(pair: Pair) -> None:
+    with Proxy(pair.gateway_address) as proxy:
+        pair.path_through(proxy, 1)
+        for _ in range(3):
+            proxy.rebind()
+            pair.client.send(up(b"again"))
+            assert pair.gateway.receive() == up(b"again")
+            pair.gateway.wait("peer_moved", lambda fact: fact[4] == proxy.upstream_address, 0.5)
+        pair.gateway.wait("path_validated", lambda fact: fact[3] == proxy.upstream_address)
+
+
+def test_a_standby_address_is_proven_before_a_switch(pair: Pair) -> None:
+    address = pair.second_path()
+    pair.client.plane.probe_now(pair.client_session, 1)
+    proven = pair.gateway.wait("path_validated")
+    assert proven[1:4] == (pair.gateway_session, 1, address)
+
+
 def test_replayed_datagrams_are_dropped_and_counted(pair: Pair) -> None:
     with Proxy(pair.gateway_address) as proxy:
         pair.path_through(proxy, 1)
@@ -500,9 +534,9 @@ def test_both_algorithms_carry_packets(aead: str) -> None:
 
 def test_bad_arguments_are_named() -> None:
     key = generate_private_key()
-    options = {"mtu": 1400, "queue_bytes": 1, "replay_bytes": 0, "replay_ms": 0, "tun": ""}
+    options: dict[str, Any] = {"mtu": 1400, "queue_bytes": 1, "replay_bytes": 0, "replay_ms": 0, "tun": ""}
     with pytest.raises(ValueError, match="role"):
-        Plane(role="server", private_key=key, cluster_key=b"", **options)
+        Plane(role=cast(Any, "server"), private_key=key, cluster_key=b"", **options)
     with pytest.raises(ValueError, match="private key must have 32 bytes"):
         Plane(role="client", private_key=b"short", cluster_key=b"", **options)
     with pytest.raises(ValueError, match="cluster key"):

@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
+from typing import Literal
 
 import pytest
 
@@ -56,7 +57,7 @@ assert tcp.recv(32) == digest.digest()
 """
 
 
-def plane(role: str, tun: str, cluster_key: bytes = b"") -> tuple[Plane, bytes]:
+def plane(role: Literal["client", "gateway"], tun: str, cluster_key: bytes = b"") -> tuple[Plane, bytes]:
     key = generate_private_key()
     made = Plane(
         role=role,
@@ -84,7 +85,7 @@ def establish(client: Plane, gateway: Plane, gateway_key: bytes) -> int:
     request = wait_for(gateway, "handshake_request")
     gateway.prepare_accept(request[1], secrets.token_bytes(16), ["10.9.0.2", "fd09::2"], b"")
     gateway.finish_accept(request[1])
-    session = wait_for(client, "handshake_response")[2]
+    session: int = wait_for(client, "handshake_response")[2]
     client.set_path(session, 0, socket, address)
     client.activate(session, 0)
     return session

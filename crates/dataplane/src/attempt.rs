@@ -55,10 +55,11 @@ pub struct Wish {
 }
 
 /// Begins a reattach and sends its request; an earlier one is abandoned. Returns the first 8 bytes of its nonce.
-pub fn begin(shared: &Shared, session: &Session, wish: &Wish) -> Result<[u8; 8]> {
+pub fn begin(shared: &Shared, session: &Arc<Session>, wish: &Wish) -> Result<[u8; 8]> {
     let token = Token::parse(&wish.token).map_err(|_| Error::Invalid("token longer than 48 bytes".into()))?;
     let now_ns = sys::boottime_ns();
     let mut keys = session.keys.lock();
+    keys.alive(session.handle)?;
     if wish.next_epoch <= keys.epoch {
         return Err(Error::State("the next epoch must be newer than the present one"));
     }
@@ -86,6 +87,7 @@ pub fn begin(shared: &Shared, session: &Session, wish: &Wish) -> Result<[u8; 8]>
         tx.flush(shared, now_ns);
     }
     keys.attempt = Some(attempt);
+    shared.attempts.lock().insert(short(&nonce), Arc::clone(session));
     Ok(short(&nonce))
 }
 
@@ -117,7 +119,9 @@ pub fn abandon(shared: &Shared, session: &Session) {
 }
 
 fn abandon_locked(shared: &Shared, session: &Session, keys: &mut Keys) {
-    keys.attempt = None;
+    if let Some(attempt) = keys.attempt.take() {
+        shared.attempts.lock().remove(&short(&attempt.nonce));
+    }
     if let Some(committed) = keys.committed.take() {
         let closed = session.rx.lock().retract(committed.epoch);
         shared.close_cids(&closed);
@@ -131,17 +135,21 @@ fn abandon_locked(shared: &Shared, session: &Session, keys: &mut Keys) {
 /// Takes a reply; a committed one opens the new epoch for receiving at once.
 pub fn take_reply(shared: &Shared, datagram: &[u8]) -> std::result::Result<(), DropReason> {
     let envelope = ReplyEnvelope::parse(datagram)?;
-    let sessions: Vec<Arc<Session>> = shared.sessions.read().values().cloned().collect();
-    for session in sessions {
-        let mut keys = session.keys.lock();
-        let Some(attempt) = keys.attempt.as_ref().filter(|attempt| short(&attempt.nonce) == envelope.echo) else {
-            continue;
-        };
-        let reply = envelope.open(&keys.root.control(), &attempt.nonce)?;
-        return take_opened(shared, &session, &mut keys, &envelope, reply);
+    if shared.cannot_tell() {
+        return Ok(());
     }
-    shared.counters.add(Counter::UnsolicitedReply, 1);
-    Ok(())
+    let session = shared.attempts.lock().get(&envelope.echo).cloned();
+    let Some(session) = session else {
+        shared.counters.add(Counter::UnsolicitedReply, 1);
+        return Ok(());
+    };
+    let mut keys = session.keys.lock();
+    let Some(attempt) = keys.attempt.as_ref().filter(|attempt| short(&attempt.nonce) == envelope.echo) else {
+        return Ok(());
+    };
+    let reply = envelope.open(&keys.root.control(), &attempt.nonce)?;
+    shared.attempts.lock().remove(&envelope.echo);
+    take_opened(shared, &session, &mut keys, &envelope, reply)
 }
 
 fn take_opened(

@@ -346,6 +346,9 @@ impl Births {
         datagram: &[u8],
     ) -> std::result::Result<(), DropReason> {
         let id = Fragment::parse(datagram)?.handshake_id;
+        if shared.cannot_tell() {
+            return Ok(());
+        }
         let mut clients = self.clients.lock();
         let found = clients.iter_mut().find(|(_, client)| *client.initiator.id() == id);
         let (&handshake, client) = found.ok_or(DropReason::UnknownHandshake)?;

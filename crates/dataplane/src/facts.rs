@@ -169,6 +169,11 @@ impl FactRing {
         true
     }
 
+    /// True when the next fact would be lost: what can be sent again by the peer is better refused before it changes anything.
+    pub fn is_full(&self) -> bool {
+        self.ring.lock().len() >= CAPACITY
+    }
+
     /// Takes up to `max` facts, oldest first; the descriptor stays readable while more wait.
     pub fn drain(&self, max: usize) -> Vec<Fact> {
         let mut ring = self.ring.lock();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use quinn_udp::RecvMeta;
 use crate::coalesce::Coalescer;
 use crate::counters::Counter;
 use crate::facts::Fact;
-use crate::path::Path;
+use crate::path::{Moved, Path};
 use crate::rx::{Arrival, Event, Sink, Way};
 use crate::session::Session;
 use crate::shared::Shared;
@@ -43,6 +44,10 @@ const HINT_INTERVAL_NS: u64 = 20_000_000;
 const HINT_NO_EPOCH: u8 = 1;
 /// A new source is challenged again at most this often.
 const CHALLENGE_INTERVAL_NS: u64 = 100_000_000;
+/// Sources of one path that are followed within that time: a NAT that is flushed under traffic maps twice.
+const MOVES_PER_INTERVAL: u32 = 4;
+/// The address of a standby path is proven anew after this, so that a switch to it needs no challenge.
+const STANDBY_PROOF_NS: u64 = 5_000_000_000;
 
 /// Where a datagram came from and when.
 #[derive(Clone, Copy, Debug)]
@@ -296,6 +301,7 @@ pub fn handle_events(shared: &Arc<Shared>, session: &Arc<Session>, origin: &Orig
                 let mut tx = session.tx.lock();
                 if tx.key.is_some() {
                     tx.send_report(shared, path, counts, Some((probe, 0, origin.socket, origin.route)));
+                    refresh_standby(shared, &mut tx, path, origin);
                 } else {
                     drop(tx);
                     send_hint(shared, session, origin, path, epoch, &probe);
@@ -371,8 +377,12 @@ fn take_source(shared: &Shared, session: &Session, origin: &Origin<'_>, path: Pa
     }
     let mut tx = session.tx.lock();
     let limits = tx.limits[path.index()];
-    let known = tx.paths[path.index()].as_mut();
     let (new, now_ns) = (origin.route.peer, origin.now_ns);
+    let known = tx.paths[path.index()].as_mut();
+    if known.as_ref().is_some_and(|state| state.route.peer == new && active) {
+        // The control plane followed while this event was on its way.
+        return;
+    }
     let Some(state) = known.filter(|_| active) else {
         // The peer's address of a standby path is only a note: nothing is sent there but answers, and one challenge, so
         // that a reattach on it need not wait for a proof.
@@ -381,17 +391,31 @@ fn take_source(shared: &Shared, session: &Session, origin: &Origin<'_>, path: Pa
         tx.send_probe(shared, path, None, true, now_ns);
         return;
     };
-    let (told, waited) = match state.moved {
-        Some((address, at)) => (address == new, now_ns >= at + CHALLENGE_INTERVAL_NS),
-        None => (false, true),
-    };
-    if !waited {
-        return;
-    }
-    state.moved = Some((new, now_ns));
+    let told = state.moved.is_some_and(|moved| moved.address == new);
+    let Some(moved) = next_move(state.moved, new, now_ns) else { return };
+    state.moved = Some(moved);
     let old = state.route.peer;
     if !told {
         shared.tell(Fact::PeerMoved { session: session.handle, path: path.get(), old, new });
     }
     tx.send_probe(shared, path, Some(new), true, now_ns);
+}
+
+/// The note of a source to challenge now; None when it has to wait.
+fn next_move(last: Option<Moved>, address: SocketAddr, now_ns: u64) -> Option<Moved> {
+    let first = Moved { address, challenged_ns: now_ns, count: 1, since_ns: now_ns };
+    let Some(last) = last.filter(|last| now_ns < last.since_ns + CHALLENGE_INTERVAL_NS) else { return Some(first) };
+    let changed = last.address != address && last.count < MOVES_PER_INTERVAL;
+    changed.then_some(Moved { count: last.count + 1, since_ns: last.since_ns, ..first })
+}
+
+/// A standby path whose address was not proven lately is challenged when the client probes it.
+fn refresh_standby(shared: &Shared, tx: &mut Tx, path: PathIndex, origin: &Origin<'_>) {
+    let Some(state) = tx.paths[path.index()].as_ref().filter(|_| shared.is_gateway && tx.active != Some(path)) else {
+        return;
+    };
+    let same = state.route.peer == origin.route.peer;
+    if same && origin.now_ns >= state.last_probe_ns() + STANDBY_PROOF_NS {
+        tx.send_probe(shared, path, None, true, origin.now_ns);
+    }
 }

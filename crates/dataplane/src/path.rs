@@ -36,6 +36,8 @@ pub struct Outstanding {
 pub struct Loss {
     sent: u64,
     received: u64,
+    /// The first totals of an epoch are a starting point: what left before the peer could take it is no loss of the path.
+    started: bool,
     /// Parts per million of the last complete sample.
     pub ppm: u32,
 }
@@ -43,8 +45,8 @@ pub struct Loss {
 impl Loss {
     /// Takes the totals so far; a sample is complete when enough were sent since the last one.
     pub fn update(&mut self, sent: u64, received: u64) {
-        if sent < self.sent || received < self.received {
-            *self = Self { sent, received, ppm: self.ppm };
+        if !self.started || sent < self.sent || received < self.received {
+            *self = Self { sent, received, started: true, ppm: self.ppm };
             return;
         }
         let (sent_now, received_now) = (sent - self.sent, received - self.received);
@@ -53,6 +55,19 @@ impl Loss {
             (self.sent, self.received) = (sent, received);
         }
     }
+}
+
+/// A new source of an active path, which was challenged.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The newest one.
+    pub address: SocketAddr,
+    /// When it was challenged last.
+    pub challenged_ns: u64,
+    /// How many sources came since `since_ns`.
+    pub count: u32,
+    /// Start of that count.
+    pub since_ns: u64,
 }
 
 /// What a probe's answer proved.
@@ -83,8 +98,8 @@ pub struct Path {
     pub loss_received: Loss,
     /// When to probe next.
     pub next_probe_ns: u64,
-    /// New source seen and not yet resolved, and when it was challenged.
-    pub moved: Option<(SocketAddr, u64)>,
+    /// New source seen and not yet resolved.
+    pub moved: Option<Moved>,
     /// Inner packets sent.
     pub sent_packets: u64,
     /// Their bytes.
@@ -199,10 +214,12 @@ mod tests {
     fn loss_is_taken_over_whole_samples() {
         let mut loss = Loss::default();
         loss.update(50, 0);
-        assert_eq!(loss.ppm, 0);
-        loss.update(100, 90);
+        assert_eq!(loss.ppm, 0, "only a starting point");
+        loss.update(100, 45);
+        assert_eq!(loss.ppm, 0, "too few");
+        loss.update(150, 90);
         assert_eq!(loss.ppm, 100_000);
-        loss.update(200, 190);
+        loss.update(250, 190);
         assert_eq!(loss.ppm, 0);
         loss.update(0, 0);
         loss.update(64, 70);

@@ -357,7 +357,8 @@ impl Plane {
 
     /// Client: asks for a move; returns the first 8 bytes of the request's nonce.
     pub fn begin_reattach(&self, session: u64, wish: &Wish) -> Result<[u8; 8]> {
-        attempt::begin(&self.shared, &*self.session(session)?, wish)
+        let session = self.session(session)?;
+        attempt::begin(&self.shared, &session, wish)
     }
 
     /// Client: sends the request under way again.

@@ -76,6 +76,7 @@ pub fn begin(shared: &Shared, session: &Session) -> Result<()> {
         return Err(Error::State("the client begins a rekey"));
     }
     let mut keys = session.keys.lock();
+    keys.alive(session.handle)?;
     if keys.rekey.asked.is_some() {
         return Ok(());
     }
@@ -147,6 +148,7 @@ pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
         (Arc::clone(&pending.session), pending.message.content.clone())
     };
     let keys = session.keys.lock();
+    keys.alive(session.handle)?;
     let prepared = respond(&content, &keys.root, &mut SystemRandom)
         .map_err(|reason| Error::Invalid(format!("rekey cannot be answered: {reason}")))?;
     let mut record = keys.record();
@@ -167,6 +169,7 @@ pub fn commit(shared: &Shared, request: u64) -> Result<()> {
     let (reply, rekeyed) = pending.prepared.ok_or(Error::State("the rekey is not prepared"))?;
     let session = pending.session;
     let mut keys = session.keys.lock();
+    keys.alive(session.handle)?;
     if rekeyed.epoch != keys.epoch + 1 {
         return Err(Error::State("another epoch was opened in the meantime"));
     }

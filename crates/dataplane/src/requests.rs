@@ -131,6 +131,9 @@ fn take_known(
     session: Arc<Session>,
 ) -> std::result::Result<(), DropReason> {
     let mut keys = session.keys.lock();
+    if keys.ended {
+        return Err(DropReason::BadTicket);
+    }
     if repeat_reply(shared, &keys, &envelope.nonce) {
         return Ok(());
     }
@@ -198,9 +201,11 @@ fn hold_next(
     if !shared.open_cids(key.cids(), session) {
         return false;
     }
-    let peer = origin.route.peer;
-    let held = Held { request, peer, key, plaintexts: Vec::new() };
-    let replaced = session.rx.lock().held.replace(held);
+    let held = Held { request, key, plaintexts: Vec::new() };
+    let mut rx = session.rx.lock();
+    rx.expected = Some((origin.route.peer, origin.now_ns + LIFE_NS));
+    let replaced = rx.held.replace(held);
+    drop(rx);
     if let Some(old) = replaced {
         shared.close_cids(old.key.cids());
     }
@@ -277,6 +282,7 @@ pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
         (session, wish, root, pending.nonce, gateway_nonce)
     };
     let keys = session.keys.lock();
+    keys.alive(session.handle)?;
     if wish.next_epoch <= keys.epoch {
         return Err(Error::State("the next epoch must be newer than the present one"));
     }
@@ -294,6 +300,7 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
     let (wish, root) = pending.request.clone().ok_or(Error::State("the request has no proof"))?;
     let gateway_nonce = pending.gateway_nonce.ok_or(Error::State("the request is not prepared"))?;
     let mut keys = session.keys.lock();
+    keys.alive(session.handle)?;
     if wish.next_epoch <= keys.epoch {
         return Err(Error::State("the next epoch must be newer than the present one"));
     }

@@ -65,8 +65,6 @@ pub struct RxEpoch {
 pub struct Held {
     /// The undecided request.
     pub request: u64,
-    /// Source of the request: its early data is no sign of a moved peer.
-    pub peer: SocketAddr,
     /// Key derived from the client's nonce.
     pub key: OpeningKey,
     /// (path, plaintext), oldest first.
@@ -139,6 +137,9 @@ pub struct Rx {
     pub too_old: u64,
     /// Last inner packet received.
     pub last_data_ns: u64,
+    /// Source of the last proven reattach request and until when datagrams from there are no sign of a moved peer:
+    /// those of the old epoch that the client sends again come from its new address.
+    pub expected: Option<(SocketAddr, u64)>,
     reassembler: ControlReassembler,
 }
 
@@ -201,7 +202,8 @@ impl Rx {
         // After a switch the peer sends again, on its new path and as it was sealed, what the old path swallowed.
         let resent =
             self.paths.iter().enumerate().any(|(at, other)| at != path.index() && other.way == Some(arrival.way));
-        let expected = resent || self.held.as_ref().is_some_and(|held| held.peer == arrival.way.peer);
+        let asked = |(peer, until): (SocketAddr, u64)| peer == arrival.way.peer && arrival.now_ns < until;
+        let expected = resent || self.expected.is_some_and(asked);
         if newest && !expected && self.paths[path.index()].way.map(|way| way.peer) != Some(arrival.way.peer) {
             let event = Event::NewSource { path, active: self.active == Some(path) };
             if sink.events.last() != Some(&event) {

@@ -10,12 +10,13 @@ use jumpvpn_packet::aead::AeadId;
 use jumpvpn_packet::handshake::Established;
 use jumpvpn_packet::reattach::Ticket;
 use jumpvpn_packet::record::SessionRecord;
-use jumpvpn_packet::schedule::{EpochNonce, Root, TrafficSecret};
+use jumpvpn_packet::schedule::{EpochNonce, Root, Secret, TrafficSecret};
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
 use jumpvpn_packet::{Cid, SessionId};
 use parking_lot::Mutex;
 
 use crate::attempt::{Attempt, Committed};
+use crate::error::{Error, Result};
 use crate::inner::Prefix;
 use crate::rekey::Rekeying;
 use crate::rx::Rx;
@@ -73,6 +74,8 @@ pub struct Keys {
     pub ticket_serial: u64,
     /// Gateway, restored: connection IDs for hints.
     pub hint_cids: Option<[Cid; 8]>,
+    /// The session ended: nothing may be derived any more.
+    pub ended: bool,
 }
 
 impl Keys {
@@ -118,6 +121,7 @@ impl Keys {
             last_reply: None,
             ticket_serial: 0,
             hint_cids: None,
+            ended: false,
         }
     }
 
@@ -130,6 +134,21 @@ impl Keys {
             gateway_nonce: self.gateway_nonce,
             root: self.root.clone(),
             previous_root: self.previous_root.clone(),
+        }
+    }
+
+    /// Erases all secrets.
+    fn end(&mut self) {
+        *self = Self::new(self.aead, Root::new(Secret::new([0; 32])), None, (0, [0; 32], [0; 32]), VecDeque::new());
+        self.ended = true;
+    }
+
+    /// Fails when the session `handle` ended.
+    pub fn alive(&self, handle: u64) -> Result<()> {
+        if self.ended {
+            Err(Error::Unknown("session", handle))
+        } else {
+            Ok(())
         }
     }
 
@@ -240,6 +259,9 @@ impl Session {
         }
         shared.inner.write().remove(&self.inner, |owner| owner.handle == self.handle);
         shared.inner_generation.fetch_add(1, Ordering::AcqRel);
+        shared.attempts.lock().retain(|_, owner| owner.handle != self.handle);
+        let mut keys = self.keys.lock();
+        keys.end();
         let mut tx = self.tx.lock();
         let mut rx = self.rx.lock();
         shared.close_cids(&rx.all_cids());

@@ -63,6 +63,8 @@ pub struct Shared {
     pub by_id: RwLock<HashMap<SessionId, Arc<Session>>>,
     /// Sessions by connection ID.
     pub cids: RwLock<HashMap<Cid, Arc<Session>>>,
+    /// Client: sessions by the nonce of the reattach that they have under way.
+    pub attempts: Mutex<HashMap<[u8; 8], Arc<Session>>>,
     /// Sessions by inner address.
     pub inner: RwLock<InnerTable<Arc<Session>>>,
     /// Rises with each change of `inner`, so that caches know.
@@ -116,6 +118,7 @@ impl Shared {
             sessions: RwLock::default(),
             by_id: RwLock::default(),
             cids: RwLock::default(),
+            attempts: Mutex::default(),
             inner: RwLock::default(),
             inner_generation: AtomicU64::new(0),
             births: Births::new(&public_key),
@@ -139,6 +142,15 @@ impl Shared {
             self.counters.add(Counter::FactsLost, 1);
         }
         told
+    }
+
+    /// True when a fact would be lost now; counts as one that was.
+    pub fn cannot_tell(&self) -> bool {
+        let full = self.facts.is_full();
+        if full {
+            self.counters.add(Counter::FactsLost, 1);
+        }
+        full
     }
 
     /// Sends datagrams; a refusal is counted and told at a bounded rate. True when the kernel took them.

@@ -186,7 +186,6 @@ impl Tx {
             train.add(packet.len()).copy_from_slice(&packet);
         }
         self.send_sealed(shared, path, &mut train, now_ns);
-        self.last_data_ns = now_ns;
     }
 
     fn send_sealed(&mut self, shared: &Shared, path: PathIndex, train: &mut Train, now_ns: u64) {
@@ -194,6 +193,7 @@ impl Tx {
             return;
         }
         if let Some(to) = self.seal_on(shared, path, train, now_ns) {
+            self.last_data_ns = now_ns;
             shared.transmit(&to.socket, to.route, train.bytes(), train.stride(), self.session, path.get());
         }
         train.clear();

@@ -85,7 +85,9 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
     "transport.switch_failed": _entry(_NODE, _MEDIUM, "to_id elapsed_ms code"),
     "traffic.shed": _entry(_NODE, _LOW, "packets_total bytes_total"),
-    "reattach.attempt": _entry(_NODE, _INFO, "attempt kind nonce_id deadline_ms rule loss_ratio rtt_ms stable_ms"),
+    "reattach.attempt": _entry(
+        _NODE, _INFO, "attempt kind nonce_id deadline_ms rule loss_ratio rtt_ms stable_ms rtt_p95_ms jitter_ms"
+    ),
     "reattach.result": _entry(_BOTH, _INFO, "attempt nonce_id status step epoch validate_us" + _COALESCED),
     "security.replay_detected": _entry(_NODE, _HIGH, _SECURITY + _COALESCED),
     "security.validation_failed": _entry(_NODE, _HIGH, _SECURITY + _COALESCED),

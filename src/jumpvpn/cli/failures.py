@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from jumpvpn.policy.problems import Rejected
-from jumpvpn.runtime.cleanup import AlreadyRunning
 from jumpvpn.runtime.control import ControlBusy, NotRunning, Refused
-from jumpvpn.runtime.errors import KeyFileError, StartFailed
+from jumpvpn.runtime.errors import AlreadyRunning, KeyFileError, RtnlFailed, StartFailed
 from jumpvpn.runtime.journal import JournalFailed
 from jumpvpn.runtime.nft import NftFailed
-from jumpvpn.runtime.rtnl import RtnlFailed
 from jumpvpn.runtime.stores.base import StoreUnavailable
 
 RUN_FAILURE = 1
 USAGE_FAILURE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+TRACEBACK_VARIABLE = "JUMPVPN_TRACEBACK"
+LONGEST_WORDS = 200  # an unforeseen error may carry anything; one line is read by people
 
 
 class Failure(Exception):
@@ -59,18 +62,28 @@ def reported() -> Iterator[None]:
         fail(f"{_words(error)}; run as root or with CAP_NET_ADMIN")
     except _EXPECTED as error:
         fail(_words(error))
-    except ImportError as error:
-        if "_native" not in str(error):
-            raise
-        fail("the packet core is not built; run 'make setup'")
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        if isinstance(error, ImportError) and "_native" in str(error):
+            fail("the packet core is not built; run 'make setup'")
+        fail(f"internal error: {_place(error)}; this is a defect: set {TRACEBACK_VARIABLE}=1 and report what it shows")
 
 
 def fail(text: str, code: int = RUN_FAILURE) -> NoReturn:
     """Say what went wrong and leave."""
     sys.stderr.write(f"jumpvpn: error: {text}\n")
     raise SystemExit(code)
+
+
+def _place(error: Exception) -> str:
+    """Kind, words and origin of an error that nobody foresaw, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    origin = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    words = " ".join(str(error).split())[:LONGEST_WORDS]
+    return f"{type(error).__name__}{': ' if words else ''}{words}{origin}"
 
 
 def _words(error: BaseException) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from jumpvpn.client.node import ClientNode
 from jumpvpn.config import ClientConfig
 
 
-def run(config: ClientConfig, source: Path | None = None) -> int:
+def run(config: ClientConfig) -> int:
     """Run a client until its session ends or it is told to stop; the process's exit code."""
-    return asyncio.run(ClientNode(config, source).run())
+    return asyncio.run(ClientNode(config).run())

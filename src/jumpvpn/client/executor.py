@@ -12,7 +12,7 @@ from jumpvpn.engine import outputs as out
 from jumpvpn.engine.client import BIRTH_PATH
 from jumpvpn.engine.outputs import Output
 from jumpvpn.runtime import clock
-from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, error_name
+from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, Race, error_name
 from jumpvpn.session.reasons import Reason, reason_of_code
 from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, TransportId, Version
@@ -43,8 +43,9 @@ class ClientExecutor:
         self._post = post
         self._prepare = prepare
         self.ways: dict[TransportId, Way] = {}
-        self.handle = 0
+        self.handle = 0  # 0: no session yet, or none any more
         self.uid = ""
+        self.race = Race()
         self.kept_record = Kept(b"", "", ())
         self.ended: Callable[[Reason], None] = lambda _reason: None
         self.handshake_facts: Callable[[Fact], None] = lambda _fact: None
@@ -53,14 +54,17 @@ class ClientExecutor:
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
-    def adopt(self, handle: int, uid: str, kept: Kept, born_on: TransportId) -> None:
-        """The handshake succeeded: from now on paths belong to session ``handle``, path 0 to ``born_on``."""
+    def adopt(self, handle: int, uid: str, kept: Kept, born_on: TransportId, path: int) -> None:
+        """The handshake succeeded: from now on paths belong to session ``handle``, path 0 to ``born_on``.
+
+        ``path`` is the index that ``born_on`` had until now; it may have vanished since.
+        """
         self.handle, self.uid, self.kept_record = handle, uid, kept
-        mine = self.ways[born_on].path
         for way in self.ways.values():
             if way.path == BIRTH_PATH:
-                way.path = mine
-        self.ways[born_on].path = BIRTH_PATH
+                way.path = path
+        if (way_of_birth := self.ways.get(born_on)) is not None:
+            way_of_birth.path = BIRTH_PATH
         for way in self.ways.values():
             self._plane.set_path(handle, way.path, way.socket, way.peer)
 
@@ -79,6 +83,13 @@ class ClientExecutor:
                 self._open(order)
             case out.ClosePath():
                 self._close(order)
+            case out.EndSession():
+                self._end(order)
+            case _ if self.handle:
+                self._on_session(order)
+
+    def _on_session(self, order: Output) -> None:
+        match order:
             case out.AskReattach():
                 self._ask(order)
             case out.AbandonReattach():
@@ -87,14 +98,18 @@ class ClientExecutor:
             case out.FinishReattach():
                 self._stop_resending()
                 self._plane.finish_reattach(self.handle)
-            case out.EndSession():
-                self._end(order)
+            case out.AskRekey():
+                self._plane.begin_rekey(self.handle)
+            case out.FinishRekey():
+                self._plane.finish_rekey(self.handle)
+            case out.Deactivate():
+                self._plane.deactivate(self.handle)
             case _:
                 self._on_path(order)
 
     def _on_path(self, order: Output) -> None:
         match order:
-            case out.TuneLiveness() if (way := self.ways.get(order.transport)) is not None and self.handle:
+            case out.TuneLiveness() if (way := self.ways.get(order.transport)) is not None:
                 self._plane.set_liveness(
                     self.handle, way.path, order.probe_busy, order.probe_idle, order.silence_busy, order.silence_idle,
                     order.dead_factor,
@@ -103,12 +118,6 @@ class ClientExecutor:
                 self._plane.probe_now(self.handle, way.path)
             case out.Activate() if (way := self.ways.get(order.transport)) is not None:
                 self._plane.activate(self.handle, way.path)
-            case out.Deactivate():
-                self._plane.deactivate(self.handle)
-            case out.AskRekey():
-                self._plane.begin_rekey(self.handle)
-            case out.FinishRekey():
-                self._plane.finish_rekey(self.handle)
 
     def _open(self, order: out.OpenPath) -> None:
         interface, local = self.sources[order.transport]
@@ -145,7 +154,7 @@ class ClientExecutor:
         self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
 
     def _ask_again(self) -> None:
-        self._plane.resend_reattach(self.handle)
+        self.race.give(self._plane.resend_reattach, self.handle)  # the reply may be here, its fact not read yet
         self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
 
     def _stop_resending(self) -> None:
@@ -157,8 +166,10 @@ class ClientExecutor:
         self._stop_resending()
         if self.handle:
             if order.tell_peer:
+                code = order.reason.code.to_bytes(2, "big")
                 for _ in range(CLOSE_COPIES):
-                    self._plane.send_control(self.handle, CLOSE, order.reason.code.to_bytes(2, "big"), None)
+                    # Without any transport nobody can be told: the gateway's own limits end the session there.
+                    self.race.give(self._plane.send_control, self.handle, CLOSE, code, None)
             self._plane.close_session(self.handle)
             self.handle = 0
         self.ended(order.reason)

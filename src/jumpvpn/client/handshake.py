@@ -7,11 +7,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jumpvpn.client.executor import ClientExecutor
+from jumpvpn.client.executor import ClientExecutor, Way
 from jumpvpn.engine.client import ClientEngine
 from jumpvpn.policy.selection import Selected
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import Fact, Plane
+from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.values import SessionId, TransportId
 
 RESEND_SECONDS = 0.5  # the two datagrams of an offer are small; a gateway answers within one round trip
@@ -45,6 +46,7 @@ class Handshake:
         self._executor = executor
         self._keys = keys  # gateway name -> public key
         self._stamp_file = state_dir / "last-handshake"
+        self._offers: dict[int, TransportId] = {}
         self._facts: asyncio.Queue[Fact] = asyncio.Queue()
         executor.handshake_facts = self._facts.put_nowait
 
@@ -76,40 +78,49 @@ class Handshake:
         offer = self._plane.begin_handshake(
             socket=way.socket, gateway=way.peer, gateway_key=key, timestamp_ns=self._next_timestamp(), credential=b""
         )
+        self._offers[offer] = transport
         answer: Answer | None = None
         try:
             async with asyncio.timeout(TRANSPORT_SECONDS):
-                answer = await self._answered(offer, transport)
+                answer = await self._answered(offer, way)
         except TimeoutError:
             answer = None
-        if answer is None:
-            self._plane.cancel_handshake(offer)
+        if answer is None:  # an offer that was answered in this very moment is no failure: its fact is read next
+            self._executor.race.give(self._plane.cancel_handshake, offer)
         return answer
 
-    async def _answered(self, offer: int, transport: TransportId) -> Answer | None:
-        way = self._executor.ways[transport]
+    async def _answered(self, offer: int, way: Way) -> Answer | None:
+        """The first answer, to an earlier offer too; None if this one failed or its socket is gone."""
         while True:
             try:
                 async with asyncio.timeout(RESEND_SECONDS):
                     fact = await self._facts.get()
             except TimeoutError:
+                if self._executor.ways.get(self._offers[offer]) is not way:
+                    return None
                 self._plane.resend_handshake(offer, way.socket, way.peer)
                 continue
-            if fact[0] == "handshake_response" and fact[1] == offer:
+            if fact[0] == "handshake_response" and (transport := self._offers.get(fact[1])) is not None:
                 return Answer(transport, fact[2], SessionId(fact[3]), fact[4], fact[5])
             if fact[0] == "handshake_failed" and fact[1] == offer:
                 return None
 
     def _next_timestamp(self) -> int:
-        """Wall clock (ns), but above every earlier one of this device: a clock that went back locks nobody out."""
+        """Wall clock (ns), but above every earlier one of this device: a clock that went back locks nobody out.
+
+        Raises StartFailed where it cannot be kept.
+        """
         try:
             last = int(self._stamp_file.read_text(encoding="ascii"))
         except (OSError, ValueError):
             last = 0
         stamp = max(clock.wall_time_ns(), last + 1)
-        fd = os.open(self._stamp_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            file.write(str(stamp))
+        try:
+            fd = os.open(self._stamp_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="ascii") as file:
+                file.write(str(stamp))
+        except OSError as error:
+            raise StartFailed(f"cannot write {self._stamp_file}: {error.strerror}") from error
         return stamp
 
 

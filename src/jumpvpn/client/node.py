@@ -10,8 +10,7 @@ import ipaddress
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from jumpvpn.client.executor import ClientExecutor
@@ -26,10 +25,10 @@ from jumpvpn.runtime.cleanup import Ownership, TunInterface
 from jumpvpn.runtime.control import ControlServer, Refused
 from jumpvpn.runtime.dataplane import Plane, drain
 from jumpvpn.runtime.driver import Driver
+from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.keys import read_private_key
 from jumpvpn.runtime.netlink import NetMonitor
 from jumpvpn.runtime.netstate import IPAddress, NetFact, Usable, usable_transports
-from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.recorder import Recorder
 from jumpvpn.runtime.routing import configure_tunnel, loosen_source_check, protect_inner_addresses, route_into_tunnel
 from jumpvpn.runtime.stores.memory import MemoryStore
@@ -44,11 +43,10 @@ EXIT_TERMINATED = 3  # the session ended by a rule; the reason is printed. 0: so
 
 
 class ClientNode:
-    """One client. ``run`` returns the exit code; errors that a person can act on are ``node.FAILURES``."""
+    """One client. ``run`` returns the exit code; what a person can act on is raised, with words (``cli.failures``)."""
 
-    def __init__(self, config: ClientConfig, source: Path | None = None) -> None:
+    def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._source = source  # the file, for a reload on SIGHUP
         self._policy = _with_preferences(config)
         self._engine = ClientEngine(self._policy)
         self._ended: asyncio.Future[Reason]
@@ -63,6 +61,7 @@ class ClientNode:
     async def run(self) -> int:
         """Run until the session ends or a signal comes."""
         self._ended = asyncio.get_running_loop().create_future()
+        node.on_defects(self._failed)
         node.require_privileges()
         key = read_private_key(self._config.private_key_file)
         node.make_private_directory(self._config.state_dir)
@@ -87,10 +86,10 @@ class ClientNode:
         executor.ended = self._session_ended
         self._executor = executor
         self._driver = Driver(self._engine, executor, recorder)
+        node.on_signals(self._stop, self._reload)
         self._started()
         asyncio.get_running_loop().add_reader(plane.fact_fd, drain, plane, executor.consume)
         stack.callback(asyncio.get_running_loop().remove_reader, plane.fact_fd)
-        node.on_signals(self._stop, self._reload)
         monitor = await stack.enter_async_context(NetMonitor())
         self._addresses = await self._resolve()
         self._network_changed(monitor, [])
@@ -130,13 +129,14 @@ class ClientNode:
             self._post(inp.HandshakeAbandoned(SessionId(secrets.token_bytes(16)), device, Reason.HANDSHAKE_FAILED))
             return
         await self._configure(owner, welcome)
+        await self._driver.rest()
         self._accept(answer, welcome, device)
 
     async def _configure(self, owner: Ownership, welcome: Welcome) -> None:
         config = self._config
         name = config.tunnel.name
         await configure_tunnel(owner, name, welcome.addresses, min(config.tunnel.mtu, welcome.mtu))
-        await protect_inner_addresses(owner, config.name, name, welcome.addresses)
+        await protect_inner_addresses(owner, name, name, welcome.addresses)
         wanted = config.tunnel.routes
         announced = [ipaddress.ip_network(route) for route in welcome.routes]
         routes = [str(route) for route in announced if wanted is None or _covered(route, wanted)]
@@ -146,7 +146,9 @@ class ClientNode:
     def _accept(self, answer: Answer, welcome: Welcome, device: str) -> None:
         uid = answer.session_id.uid
         kept = Kept(b"", self._config.name, welcome.addresses)
-        self._executor.adopt(answer.handle, uid, kept, answer.transport)
+        path = self._engine.transports[answer.transport].path
+        assert path is not None, "a transport that carried a handshake has a path index"
+        self._executor.adopt(answer.handle, uid, kept, answer.transport, path)
         policy = welcome.limits.applied_to(self._policy)
         self._post(
             inp.HandshakeAnswered(
@@ -177,8 +179,7 @@ class ClientNode:
         rules = self._config.interfaces
         if interface in (self._config.tunnel.name, "lo"):
             return False
-        matches = lambda patterns: any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns)  # noqa: E731
-        return matches(rules.allow) and not matches(rules.deny)
+        return _matches(interface, rules.allow) and not _matches(interface, rules.deny)
 
     async def _resolve(self) -> list[tuple[str, IPAddress]]:
         """Gateway addresses, asked of the system's resolver before the tunnel exists. Raises StartFailed."""
@@ -191,7 +192,7 @@ class ClientNode:
             except OSError as error:
                 failures.append(f"{host}: {error.strerror}")
                 continue
-            addresses = {ipaddress.ip_address(answer[4][0].partition("%")[0]) for answer in answers}
+            addresses = {ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers}
             first = min(addresses, key=lambda address: (address.version, address.packed))
             found.append((gateway.name, first))
         if not found:
@@ -204,7 +205,8 @@ class ClientNode:
         return {"status": self._status, "down": self._down, "switch": self._switch, "terminate": self._down}
 
     async def _status(self, _args: Any) -> Any:
-        return status.of_client(self._engine, self._executor.handle, self._plane_handle, self._config, self._welcome)
+        handle, late = self._executor.handle, self._executor.race.lost
+        return status.of_client(self._engine, handle, self._plane_handle, self._config, self._welcome, late)
 
     async def _down(self, _args: Any) -> Any:
         self._stop()
@@ -242,10 +244,10 @@ class ClientNode:
             self._ended.set_result(Reason.OPERATOR_TERMINATED)
 
     def _reload(self) -> None:
-        if self._source is None:
+        if self._config.source is None:
             return
         try:
-            policy = _with_preferences(load_client(self._source))
+            policy = _with_preferences(load_client(self._config.source))
         except (Rejected, OSError) as error:
             self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
             return
@@ -281,6 +283,10 @@ def _with_preferences(config: ClientConfig) -> Policy:
         return policy
     prefer = tuple(f"interface:{pattern}" for pattern in config.interfaces.prefer)
     return policy.model_copy(update={"transports": policy.transports.model_copy(update={"prefer": prefer})})
+
+
+def _matches(interface: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(interface, pattern) for pattern in patterns)
 
 
 def _covered(route: Any, wanted: tuple[Any, ...]) -> bool:

@@ -39,6 +39,10 @@ PATHS_PER_EPOCH = 8  # wire format: a path index names one candidate instance in
 DENIAL_WAIT = 5 * SECOND  # a gateway that denied is not asked again at once; doubled for each further denial
 DENIAL_WAIT_MAX = MINUTE  # after that long its switch budget is free again
 CHALLENGE_AGAIN = SECOND  # while DEGRADED, transports that fell silent are asked that often whether they are back
+PROMPT_TRIES = 2  # attempts of an episode without patience; later ones wait 2, 4, 8 ... s, so that they last
+BLIND_WAIT = 4 * SECOND  # doubled per attempt: then even a transport that answers no probe is tried, because a gateway
+# whose confirmation was lost has moved on to an epoch in which it cannot open our probes
+PATIENCE_MAX = MINUTE  # the longest wait between two attempts
 REOPEN_WAIT = SECOND  # a socket that failed here is opened anew that much later: an address may still be tentative
 REKEY_WAIT = 30 * SECOND  # the packet core gives an unanswered rekey up after 16 s
 RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core
@@ -66,6 +70,7 @@ class ClientEngine:
         self._denied_until = Instant(0)
         self._denials = 0
         self._denied_urgent = False
+        self._corrected = False  # the gateway's refusal told what the next request has to name
         self._unstable_at = Instant(0)
         self._liveness: dict[TransportId, Liveness] = {}
         self._rekey_asked: Instant | None = None
@@ -382,6 +387,8 @@ class ClientEngine:
         stale = answer.reason is Reason.STALE_STATE_VERSION
         learned = stale and (answer.version > session.peer_version or answer.epoch >= self._proposed)
         self._proposed = max(self._proposed, answer.epoch) if stale else self._proposed
+        self._corrected = learned
+        self.transports[answer.transport] = transport_facts.hinted(self.transports[answer.transport], turn.now)
         if not learned:
             wait = min(DENIAL_WAIT * 2**self._denials, DENIAL_WAIT_MAX)
             self._denied_until = later(turn.now, wait)
@@ -620,9 +627,32 @@ class ClientEngine:
 
     def _degraded_plan(self, session: Session, now: Instant) -> ev.Event | None:
         choice = self._choose(replace(session, tried=(), want=None), now)
+        blind_at = self._blind_at(session)
+        if isinstance(choice, Nothing) and blind_at is not None and now >= blind_at:
+            for known in self._silent():
+                self.transports[known.id] = transport_facts.hoped_for(known, now)
+            choice = self._choose(replace(session, tried=(), want=None), now)
         if isinstance(choice, Selected):
-            return ev.ConditionMet(choice.transport, choice.rule)
+            due = self._try_at(session, choice.transport)
+            if due is not None and now >= due:
+                return ev.ConditionMet(choice.transport, choice.rule)
         return None
+
+    def _try_at(self, session: Session, transport: TransportId) -> Instant | None:
+        """When DEGRADED may be left for ``transport``: at once, patiently if attempts failed before, or never."""
+        known = self.transports[transport]
+        if self._corrected or self._can_revalidate(session, transport) or session.attempts <= PROMPT_TRIES:
+            return session.entered_at
+        if not known.validated:
+            return self._blind_at(session)
+        return later(session.entered_at, min(SECOND * 2 ** (session.attempts - PROMPT_TRIES), PATIENCE_MAX))
+
+    def _blind_at(self, session: Session) -> Instant | None:
+        """When to try without evidence; None when the last attempt has to be kept for a transport that answers."""
+        last = session.attempts >= session.policy.recovery.max_attempts - 1
+        if session.binding is not None or last or self._is_denied(session, session.entered_at):
+            return None
+        return later(session.entered_at, min(BLIND_WAIT * 2 ** max(0, session.attempts - 1), PATIENCE_MAX))
 
     def _waits(self, session: Session) -> list[Instant]:
         """Moments at which time alone may change a decision; those that have passed do no harm."""
@@ -655,9 +685,10 @@ class ClientEngine:
         assert self.seat is not None
         moments = [self._challenge_due(known) for known in self._silent()]
         choice = self._choose(replace(session, tried=(), want=None), self.seat.seen)
-        if isinstance(choice, Refused) and choice.retry_at is not None:
-            moments.append(choice.retry_at)
-        return moments
+        if isinstance(choice, Refused):
+            moments.append(choice.retry_at or session.entered_at)
+        due = self._try_at(session, choice.transport) if isinstance(choice, Selected) else self._blind_at(session)
+        return moments if due is None else [*moments, due]
 
     def _rekey_due(self, session: Session) -> Instant:
         if self._rekey_asked is not None:
@@ -719,6 +750,7 @@ class ClientEngine:
         return outputs
 
     def _ask(self, session: Session, transport: TransportId, cause: Reason) -> out.AskReattach:
+        self._corrected = False
         self._proposed = Epoch(min(max(self._proposed, session.epoch) + 1, session.epoch + EPOCH_JUMP))
         return out.AskReattach(transport, self._proposed, int(session.peer_version), cause, self._token)
 

@@ -25,6 +25,8 @@ from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Epoch, Instant, Now
 CHALLENGE_AGAIN = SECOND  # while DEGRADED, a bound transport that fell silent is asked that often whether it is back
 RETUNE_STEP = 5 * MILLISECOND
 
+BIRTH_TRANSPORT = TransportId("path0/udp")  # wire format: the transport of the handshake is path 0
+
 
 @dataclass(slots=True)
 class Place:
@@ -35,6 +37,7 @@ class Place:
 
     seat: Seat
     device: bytes = field(repr=False)
+    birth_peer: str = ""
     transports: dict[TransportId, Transport] = field(default_factory=dict)
     liveness: dict[TransportId, Liveness] = field(default_factory=dict)
     request: int | None = None  # the reattach request that the pending turn grants
@@ -89,7 +92,7 @@ class GatewayEngine:
             return [out.Emit((event,)), out.RefuseHandshake(offer.handshake)]
         first = birth(offer.session_id, Role.GATEWAY, self.policy, now.boot, offer.device)
         uid = first.session.uid
-        place = Place(Seat(first.session), offer.device_key)
+        place = Place(Seat(first.session), offer.device_key, birth_peer=offer.peer)
         self.places[uid] = place
         self._births[uid] = offer.handshake
         turn = Turn(first.session, now.boot, None)
@@ -154,10 +157,13 @@ class GatewayEngine:
 
     def _epoch_proved(self, place: Place, fact: inp.EpochProved, turn: Turn) -> None:
         known = self._see(place, fact.transport, fact.peer, turn.now)
-        if turn.session.state is State.BIRTH:  # the client could use our keys, so our answer reached that address
-            place.transports[known.id] = transport_facts.validated(known, fact.peer, 0, turn.now)
-            turn.feed(ev.HandshakeCompleted(fact.transport, fact.peer, fact.epoch))
-            turn.outputs += self._tune(place, fact.transport, turn)
+        if turn.session.state is State.BIRTH:
+            # The client could use our keys, so our answer reached the handshake's address: that one is bound, whichever
+            # of the client's paths was the first to be heard.
+            born = self._see(place, BIRTH_TRANSPORT, place.birth_peer, turn.now)
+            place.transports[born.id] = transport_facts.validated(born, place.birth_peer, 0, turn.now)
+            turn.feed(ev.HandshakeCompleted(born.id, place.birth_peer, fact.epoch))
+            turn.outputs += self._tune(place, born.id, turn)
         else:
             turn.feed(ev.EpochConfirmed(fact.epoch))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from jumpvpn.config import GatewayConfig
 from jumpvpn.gateway.node import GatewayNode
 
 
-def run(config: GatewayConfig, source: Path | None = None) -> int:
+def run(config: GatewayConfig) -> int:
     """Run a gateway until it is told to stop; the process's exit code."""
-    return asyncio.run(GatewayNode(config, source).run())
+    return asyncio.run(GatewayNode(config).run())

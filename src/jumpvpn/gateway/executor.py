@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.outputs import Output
-from jumpvpn.runtime.dataplane import CLOSE, Fact, Plane
+from jumpvpn.runtime.dataplane import CLOSE, Fact, Overtaken, Plane, Race
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, SessionId, TransportId
@@ -50,7 +51,8 @@ class GatewayExecutor:
         self._post = post
         self.handles: dict[str, int] = {}
         self._uids: dict[int, str] = {}
-        self._births: dict[str, _Birth] = {}
+        self._births: dict[int, _Birth] = {}  # by handshake
+        self.race = Race()
         self._kept: dict[str, Kept] = {}
 
     @property
@@ -70,36 +72,36 @@ class GatewayExecutor:
         return self._kept[uid]
 
     def seal(self, secret: out.Secret | None, uid: str) -> bytes | None:
-        """Key material that goes into the record with this commit."""
+        """Key material that goes into the record with this commit. Raises Overtaken."""
         if secret is None:
             return None
         if secret.kind == "handshake":
-            birth = self._births[uid]
+            birth = self._births[secret.number]
             admitted = self._devices[birth.kept.device]
             inner = [address.split("/", maxsplit=1)[0] for address in admitted.inner]
-            return self._plane.prepare_accept(secret.number, birth.session_id.raw, inner, self._welcome(admitted))
+            welcome = self._welcome(admitted)
+            return self.race.run(self._plane.prepare_accept, secret.number, birth.session_id.raw, inner, welcome)
         if secret.kind == "reattach":
-            return self._plane.prepare_reattach(secret.number)
-        return self._plane.prepare_rekey(secret.number)
+            return self.race.run(self._plane.prepare_reattach, secret.number)
+        return self.race.run(self._plane.prepare_rekey, secret.number)
 
     def execute(self, order: Output) -> None:
-        """Carry out one order."""
+        """Carry out one order. Requests wait in the packet core for some seconds only, whatever the store takes."""
         match order:
             case out.AcceptHandshake():
-                birth = self._births.pop(order.uid)
-                self._adopt(order.uid, self._plane.finish_accept(order.handshake), birth.kept)
+                self._accept(order)
             case out.RefuseHandshake():
-                self._plane.reject_handshake(order.handshake)
+                self._refuse(order)
             case out.GrantReattach():
-                self._plane.commit_reattach(order.request, order.version)
+                self.race.give(self._plane.commit_reattach, order.request, order.version)
             case out.ChallengeReattach():
-                self._plane.challenge_reattach(order.request)
+                self.race.give(self._plane.challenge_reattach, order.request)
             case out.RefuseReattach() if order.answer:
-                self._plane.deny_reattach(order.request, order.reason.code, order.version)
+                self.race.give(self._plane.deny_reattach, order.request, order.reason.code, order.version)
             case out.RefuseReattach():
-                self._plane.drop_reattach(order.request)
+                self.race.give(self._plane.drop_reattach, order.request)
             case out.GrantRekey():
-                self._plane.commit_rekey(order.request)
+                self.race.give(self._plane.commit_rekey, order.request)
             case out.EndSession():
                 self._end(order)
             case _:
@@ -123,6 +125,18 @@ class GatewayExecutor:
             case out.Deactivate():
                 self._plane.deactivate(handle)
 
+    def _accept(self, order: out.AcceptHandshake) -> None:
+        """Answer the client. One that gave up meanwhile never proves its epoch, and the birth times out."""
+        birth = self._births.pop(order.handshake)
+        with contextlib.suppress(Overtaken):
+            self._adopt(order.uid, self.race.run(self._plane.finish_accept, order.handshake), birth.kept)
+
+    def _refuse(self, order: out.RefuseHandshake) -> None:
+        birth = self._births.pop(order.handshake, None)
+        if birth is not None:
+            self._kept.pop(birth.session_id.uid, None)
+        self.race.give(self._plane.reject_handshake, order.handshake)
+
     def _adopt(self, uid: str, handle: int, kept: Kept) -> None:
         self.handles[uid] = handle
         self._uids[handle] = uid
@@ -136,7 +150,8 @@ class GatewayExecutor:
         self._uids.pop(handle, None)
         if order.tell_peer:
             for _ in range(CLOSE_COPIES):
-                self._plane.send_control(handle, CLOSE, order.reason.code.to_bytes(2, "big"), None)
+                # Nothing leads to a client that did not reattach yet: it learns when it asks.
+                self.race.give(self._plane.send_control, handle, CLOSE, order.reason.code.to_bytes(2, "big"), None)
         self._plane.close_session(handle)
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -185,7 +200,7 @@ class GatewayExecutor:
         session_id = SessionId(secrets.token_bytes(16))
         if admitted is not None:
             kept = Kept(bytes(key), admitted.name, admitted.inner)
-            self._births[session_id.uid] = _Birth(session_id, kept)
+            self._births[handshake] = _Birth(session_id, kept)
             self._kept[session_id.uid] = kept
         device = hashlib.sha256(bytes(key)).hexdigest()[:16] if admitted is not None else None
         self._post(inp.HandshakeOffered(handshake, session_id, bytes(key), device, peer, timestamp))

@@ -22,9 +22,9 @@ from jumpvpn.runtime.cleanup import Ownership, TunInterface
 from jumpvpn.runtime.control import ControlServer, Refused
 from jumpvpn.runtime.dataplane import Plane, drain
 from jumpvpn.runtime.driver import Driver
+from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.keys import read_private_key
 from jumpvpn.runtime.nat import Forwarding, enable_forwarding
-from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.recorder import Recorder
 from jumpvpn.runtime.routing import configure_tunnel
 from jumpvpn.runtime.stores.base import Store
@@ -39,11 +39,10 @@ BIRTH_VERSION = 1  # of the record that a client is welcomed with
 
 
 class GatewayNode:
-    """One gateway. ``run`` returns the exit code; errors that a person can act on are ``node.FAILURES``."""
+    """One gateway. ``run`` returns the exit code; what a person can act on is raised, with words (``cli.failures``)."""
 
-    def __init__(self, config: GatewayConfig, source: Path | None = None) -> None:
+    def __init__(self, config: GatewayConfig) -> None:
         self._config = config
-        self._source = source  # the file, for a reload on SIGHUP
         self._engine = GatewayEngine(config.policy)
         self._stopped: asyncio.Future[None]
         self._plane_handle: Plane
@@ -54,6 +53,7 @@ class GatewayNode:
     async def run(self) -> int:
         """Run until a signal or ``jumpvpn down``; the sessions stay in the store."""
         self._stopped = asyncio.get_running_loop().create_future()
+        node.on_defects(self._failed)
         node.require_privileges()
         key = read_private_key(self._config.private_key_file)
         devices = admitted_devices(self._config)
@@ -78,6 +78,7 @@ class GatewayNode:
         stack.callback(plane.stop)
         self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
         self._driver = Driver(self._engine, self._executor, self._recorder)
+        node.on_signals(self._stop, self._reload)
         await self._connect_inside(owner)
         self._started()
         await self._restore(store)
@@ -85,7 +86,6 @@ class GatewayNode:
         loop = asyncio.get_running_loop()
         loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
         stack.callback(loop.remove_reader, plane.fact_fd)
-        node.on_signals(self._stop, self._reload)
         async with node.background(self._driver.run(), self._recorder.forget_exported(), on_failure=self._failed):
             self._announce_ready()
             await self._stopped
@@ -127,7 +127,7 @@ class GatewayNode:
             return
         pools = tuple(str(pool) for pool in (tunnel.pool, tunnel.pool6) if pool is not None)
         forwarding = Forwarding(
-            instance=config.name, tunnel=tunnel.name, pools=pools, masquerade=config.forward.masquerade,
+            instance=tunnel.name, tunnel=tunnel.name, pools=pools, masquerade=config.forward.masquerade,
             interfaces=config.forward.interfaces,
         )  # fmt: skip
         await enable_forwarding(owner, forwarding)
@@ -163,8 +163,8 @@ class GatewayNode:
         return {"status": self._status, "down": self._down, "terminate": self._terminate, "switch": self._switch}
 
     async def _status(self, _args: Any) -> Any:
-        names = self._executor.names
-        return status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names)
+        names, late = self._executor.names, self._executor.race.lost
+        return status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names, late)
 
     async def _down(self, _args: Any) -> Any:
         self._stop()
@@ -200,10 +200,10 @@ class GatewayNode:
             self._stopped.set_exception(failure)
 
     def _reload(self) -> None:
-        if self._source is None:
+        if self._config.source is None:
             return
         try:
-            policy = load_gateway(self._source).policy
+            policy = load_gateway(self._config.source).policy
         except (Rejected, OSError) as error:
             self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
             return
@@ -227,12 +227,13 @@ def _cluster_key(path: Path) -> bytes:
             if len(key) != CLUSTER_KEY_BYTES:
                 raise StartFailed(f"{path} is damaged ({len(key)} bytes instead of {CLUSTER_KEY_BYTES})")
             return key
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         key = os.urandom(CLUSTER_KEY_BYTES)
-        with os.fdopen(fd, "wb") as file:
+        draft = path.with_name(path.name + ".new")  # a full disk or a kill leaves no half key under the real name
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(key)
             file.flush()
             os.fsync(file.fileno())
+        draft.replace(path)
     except OSError as error:
         raise StartFailed(f"cannot use {path}: {error.strerror}") from error
     return key

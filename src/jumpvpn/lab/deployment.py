@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from jumpvpn.lab.errors import LabError
 from jumpvpn.lab.journals import Journals, Record, Wanted
@@ -18,6 +17,8 @@ from jumpvpn.lab.topology import GATEWAY_PUBLIC, INNER_NETWORK, UPLINKS
 from jumpvpn.lab.traffic.pacing import boot_ns
 from jumpvpn.runtime.control import ControlClient, NotRunning, Refused
 from jumpvpn.runtime.keys import create_private_key
+
+Result = TypeVar("Result")
 
 GATEWAY_NAME = "gw1"
 CLIENT_INNER = "10.77.0.2"
@@ -32,6 +33,8 @@ STOP_S = 5.0
 # No incident takes longer to settle than the recovery window (8 s) and one retry; more means that it never will.
 SETTLE_S = 25.0
 _LOG_TAIL = 1500
+# How often a wish that hold-down refuses is repeated.
+_COOLDOWN_STEP_S = 0.2
 
 _GATEWAY = """\
 name = "{name}"
@@ -224,7 +227,14 @@ class Deployment:
 
         Raises LabError when it does not come in time, or when a node has crashed meanwhile.
         """
-        waiting = asyncio.ensure_future(self.journals.next(wanted, since_ns))
+        try:
+            return await self.while_healthy(self.journals.next(wanted, since_ns), within_s)
+        except TimeoutError:
+            raise LabError(f"what was awaited did not happen within {within_s:.0f} s; {self._story()}") from None
+
+    async def while_healthy(self, awaited: Coroutine[Any, Any, Result], within_s: float) -> Result:
+        """Wait for something of another kind. Raises TimeoutError, and LabError when a node crashes meanwhile."""
+        waiting = asyncio.ensure_future(awaited)
         try:
             async with asyncio.timeout(within_s):
                 while not waiting.done():
@@ -234,8 +244,6 @@ class Deployment:
                     self._demand_health()
                     await asyncio.sleep(0)
                 return await waiting
-        except TimeoutError:
-            raise LabError(f"what was awaited did not happen within {within_s:.0f} s; {self._story()}") from None
         finally:
             waiting.cancel()
 
@@ -252,6 +260,27 @@ class Deployment:
             )
             latest = max(latest, record.at_ns)
         return latest
+
+    async def carried_by(self, interface: str) -> None:
+        """See to it, as an operator, that the client's active transport is one of `interface` ("": any).
+
+        Raises LabError if policy does not let it be within the time that an incident may take.
+        """
+        until = boot_ns() + int(SETTLE_S * 1e9)
+        while not await self._is_carried_by(interface):
+            before = boot_ns()
+            refusal = await self.switch(interface)
+            if refusal is None:
+                await self.attached(before, on=interface)
+            elif boot_ns() > until:
+                raise LabError(f"the session cannot be brought to {interface}: {refusal}")
+            else:
+                await asyncio.sleep(_COOLDOWN_STEP_S)
+
+    async def _is_carried_by(self, interface: str) -> bool:
+        session = (await self.status("client"))["sessions"][0]
+        binding = session["binding"]
+        return binding is not None and session["state"] == "ATTACHED" and binding["transport"].startswith(interface)
 
     def said(self, side: str) -> str:
         """The end of what a node wrote to its terminal."""
@@ -312,14 +341,3 @@ ip route add default via {network}.1 dev {interface} metric 300
 def interface_of(uplink: str) -> str:
     """The client's interface of an uplink: "wlan0" for "wifi"."""
     return UPLINKS[uplink].interface
-
-
-def copy_journals(deployment: Deployment, directory: Path) -> Mapping[str, Path]:
-    """Copy both journals out of the lab, readable by this user; their paths."""
-    paths = {}
-    for side, path in deployment.journals.paths.items():
-        target = directory / path.name
-        target.write_bytes(path.read_bytes() if path.exists() else b"")
-        os.chmod(target, 0o644)  # noqa: PTH101 - as for the other artefacts
-        paths[side] = target
-    return paths

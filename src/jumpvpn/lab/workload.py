@@ -87,11 +87,9 @@ class Workload:
         """The newest progress line of a tool, or nothing yet."""
         return self._tools[name].latest if name in self._tools else {}
 
-    async def downloaded(self, within_s: float) -> bool:
-        """Wait until the download has ended, whatever its result; False if it still runs after `within_s`."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._tools["download"].lines), within_s)
-        return self._tools["download"].lines.done()
+    async def downloaded(self) -> None:
+        """Wait until the download has ended, whatever its result."""
+        await asyncio.shield(self._tools["download"].lines)
 
     async def finish(self) -> Logs:
         """End every tool in order (a download that still runs is cut short) and return their logs."""

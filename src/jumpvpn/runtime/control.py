@@ -114,6 +114,8 @@ class ControlServer:
             return {"ok": True, "result": await self._commands[command](args)}
         except Refused as refused:
             return _error(str(refused), refused.code)
+        except Exception as error:  # a question that shows a defect must not end the tunnel; the asker is told
+            return _error(f"the node could not answer: {type(error).__name__}: {error}", "defect")
 
     async def _stream(
         self, stream: Stream, args: Args, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from jumpvpn import _native
 from jumpvpn._native import Plane
 
+Answer = TypeVar("Answer")
 Fact = tuple[Any, ...]
 FACTS_PER_DRAIN = 256  # one pass of the loop; more facts come back at once, the eventfd stays readable
 
@@ -29,6 +31,33 @@ def public_key(private: bytes) -> bytes:
     return _native.public_key(private)
 
 
+class Overtaken(Exception):
+    """An order came too late: what it names is gone or has moved on."""
+
+
+class Race:
+    """Gives the orders that the network or the clock may overtake; ``lost`` counts those that came too late.
+
+    Losing is no failure: a fact or a deadline tells what happened instead. An argument out of bounds stays a defect.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def run(self, order: Callable[..., Answer], *args: object) -> Answer:
+        """The order's answer. Raises Overtaken."""
+        try:
+            return order(*args)
+        except (KeyError, RuntimeError) as error:
+            self.lost += 1
+            raise Overtaken(str(error)) from error
+
+    def give(self, order: Callable[..., object], *args: object) -> None:
+        """The same for an order whose answer nobody needs."""
+        with suppress(Overtaken):
+            self.run(order, *args)
+
+
 def drain(plane: Plane, consume: Callable[[Fact], None]) -> None:
     """Hand the facts that wait to ``consume``, oldest first."""
     for fact in plane.drain(FACTS_PER_DRAIN):
@@ -45,7 +74,9 @@ __all__ = [
     "FACTS_PER_DRAIN",
     "LOCAL_ERRORS",
     "Fact",
+    "Overtaken",
     "Plane",
+    "Race",
     "drain",
     "error_name",
     "generate_private_key",

@@ -11,6 +11,7 @@ from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.outputs import Output
 from jumpvpn.runtime import clock
+from jumpvpn.runtime.dataplane import Overtaken
 from jumpvpn.runtime.journal import JournalFailed
 from jumpvpn.runtime.recorder import Recorder
 from jumpvpn.runtime.stores.base import StoreUnavailable
@@ -37,7 +38,7 @@ class Executor(Protocol):
         """Carry out one order; errors of the world come back as inputs, not as exceptions."""
 
     def seal(self, secret: out.Secret | None, uid: str) -> bytes | None:
-        """Key material that goes into the record with this commit."""
+        """Key material that goes into the record with this commit. Raises Overtaken."""
 
     def kept(self, uid: str) -> Kept:
         """What is stored beside the machine's record."""
@@ -62,6 +63,11 @@ class Driver:
         self._inputs.append(event)
         self._wake.set()
 
+    async def rest(self) -> None:
+        """Wait until every input so far has been handled."""
+        while self._inputs:  # noqa: ASYNC110 - the loop handles them between two turns of the caller
+            await asyncio.sleep(0)
+
     def stop(self) -> None:
         """Let ``run`` return once what is queued and committed has been done."""
         self._stopping = True
@@ -69,13 +75,17 @@ class Driver:
 
     async def run(self) -> None:
         """Handle inputs until stopped. Raises JournalFailed when events cannot be written any more."""
-        while True:
-            self._turns()
-            if self._failure is not None:
-                raise self._failure
-            if self._stopping and not self._inputs and not self._commits:
-                return
-            await self._rest()
+        try:
+            while True:
+                self._turns()
+                if self._failure is not None:
+                    raise self._failure
+                if self._stopping and not self._inputs and not self._commits:
+                    return
+                await self._rest()
+        finally:
+            if self._commits:  # what is on its way to the store reaches the journal before that is closed
+                await asyncio.wait(self._commits)
 
     def _turns(self) -> None:
         for _ in range(TURNS_PER_BREATH):
@@ -111,6 +121,8 @@ class Driver:
             result = (await self._recorder.commit(order, self._executor.kept(order.uid), sealed, now)).value
         except StoreUnavailable:
             result = "unavailable"
+        except Overtaken:  # the request ran out of time before its turn came: nobody waits for the answer
+            result = "conflict"
         self.post(inp.CommitEnded(order.uid, order.serial, result))
 
     def _committed(self, task: asyncio.Task[None]) -> None:

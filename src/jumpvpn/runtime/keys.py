@@ -19,18 +19,26 @@ def create_private_key(path: Path) -> str:
     Raises KeyFileError.
     """
     private = dataplane.generate_private_key()
+    fd = _create(path)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(encode_key(private).encode("ascii") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()
+        raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+    return encode_key(dataplane.public_key(private))
+
+
+def _create(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         raise KeyFileError(f"{path} exists already; choose another name, or remove it if no one needs it") from None
     except OSError as error:
         raise KeyFileError(f"cannot create {path}: {error.strerror}") from error
-    with os.fdopen(fd, "wb") as file:
-        file.write(encode_key(private).encode("ascii") + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return encode_key(dataplane.public_key(private))
 
 
 def read_private_key(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,9 +32,11 @@ async def apply(commands: Sequence[Command]) -> None:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             _, complaint = await process.communicate(document)
     except TimeoutError:
-        process.kill()
-        await process.wait()
+        await _end(process)
         raise NftFailed(f"nft did not answer within {_TIMEOUT_SECONDS:.0f} s") from None
+    except asyncio.CancelledError:  # it must not act after the caller has undone its work
+        await _end(process)
+        raise
     if process.returncode != 0:
         raise NftFailed(f"nft refused the rules: {_first_line(complaint)}")
 
@@ -48,6 +51,12 @@ async def delete_table(table: str) -> None:
     """Remove ``table``; one that is not there is fine. Raises NftFailed."""
     this = {"table": {"family": FAMILY, "name": table}}
     await apply([{"add": this}, {"delete": this}])
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 def _first_line(complaint: bytes) -> str:

@@ -8,30 +8,13 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-from jumpvpn.runtime.cleanup import AlreadyRunning, Ownership
-from jumpvpn.runtime.control import ControlBusy
-from jumpvpn.runtime.errors import KeyFileError, StartFailed
-from jumpvpn.runtime.journal import JournalFailed
-from jumpvpn.runtime.nft import NftFailed
-from jumpvpn.runtime.rtnl import RtnlFailed
-from jumpvpn.runtime.stores.base import StoreUnavailable
+from jumpvpn.runtime.cleanup import Ownership
+from jumpvpn.runtime.errors import StartFailed
 
 CAP_NET_ADMIN = 12
 TUN_DEVICE = Path("/dev/net/tun")
-
-
-FAILURES = (
-    StartFailed,
-    AlreadyRunning,
-    ControlBusy,
-    JournalFailed,
-    KeyFileError,
-    NftFailed,
-    RtnlFailed,
-    StoreUnavailable,
-)
-"""Everything that ends a node with one clear line instead of a traceback."""
 
 
 def require_privileges() -> None:
@@ -76,6 +59,22 @@ async def background(*jobs: Awaitable[None], on_failure: Callable[[BaseException
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def on_defects(end: Callable[[BaseException], None]) -> None:
+    """Let ``end`` have what asyncio would only log: an exception in a callback, or in a task that nobody awaits.
+
+    An OSError there is the system's (out of descriptors while accepting a control client): said, and survived.
+    """
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError):
+            os.write(2, f"jumpvpn: {context['message']}: {error.strerror}\n".encode())
+        else:
+            end(error if error is not None else RuntimeError(context["message"]))
+
+    asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def on_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:

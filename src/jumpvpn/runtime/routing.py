@@ -77,7 +77,7 @@ def loosen_source_check(owner: Ownership, interface: str) -> None:
 
 
 def table_name(instance: str) -> str:
-    """Name of our nftables table; ``instance`` keeps two nodes of one machine apart."""
+    """Name of our nftables table; ``instance`` keeps two nodes of one machine apart, as their tunnels' names do."""
     return "jumpvpn_" + "".join(c if c.isalnum() else "_" for c in instance)
 
 

@@ -26,9 +26,9 @@ def program_version() -> str:
 
 
 def of_client(
-    engine: ClientEngine, handle: int, plane: Plane, config: ClientConfig, welcome: Welcome | None
+    engine: ClientEngine, handle: int, plane: Plane, config: ClientConfig, welcome: Welcome | None, late: int
 ) -> dict[str, Any]:
-    """The client's document; ``sessions`` is empty until the handshake succeeded."""
+    """The client's document; ``late`` counts orders that the network overtook."""
     now = clock.boot_time()
     session = engine.session
     sessions = []
@@ -39,17 +39,22 @@ def of_client(
     else:
         sessions = [_unborn(engine, now)]
     addresses = list(welcome.addresses) if welcome is not None else []
-    return _document(config, plane, addresses, sessions)
+    return _document(config, plane, addresses, sessions, late)
 
 
 def of_gateway(
-    engine: GatewayEngine, handles: dict[str, int], plane: Plane, config: GatewayConfig, names: dict[str, str]
+    engine: GatewayEngine,
+    handles: dict[str, int],
+    plane: Plane,
+    config: GatewayConfig,
+    names: dict[str, str],
+    late: int,
 ) -> dict[str, Any]:
     """The gateway's document: every live session."""
     now = clock.boot_time()
     sessions = [_place(uid, place, handles, plane, names, now) for uid, place in sorted(engine.places.items())]
     addresses = [str(address) for address in config.tunnel.gateway_addresses()]
-    return _document(config, plane, addresses, sessions)
+    return _document(config, plane, addresses, sessions, late)
 
 
 def _place(
@@ -62,19 +67,19 @@ def _place(
 
 
 def _document(
-    config: ClientConfig | GatewayConfig, plane: Plane, addresses: list[str], sessions: list[dict[str, Any]]
+    config: ClientConfig | GatewayConfig, plane: Plane, addresses: list[str], sessions: list[dict[str, Any]], late: int
 ) -> dict[str, Any]:
     return {
         "role": config.role, "node": config.name, "pid": os.getpid(), "version": program_version(),
         "tun": {"name": plane.tun_name, "mtu": config.tunnel.mtu, "addresses": addresses}, "sessions": sessions,
-        "counters": plane.counters(), "events_file": str(config.events),
+        "counters": {**plane.counters(), "order_overtaken": late}, "events_file": str(config.events),
     }  # fmt: skip
 
 
 def _plane_view(plane: Plane, handle: int) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     if not handle:
         return {}, {}
-    return plane.session_stats(handle), {stats["path"]: stats for stats in plane.path_stats(handle)}
+    return dict(plane.session_stats(handle)), {stats["path"]: dict(stats) for stats in plane.path_stats(handle)}
 
 
 def _unborn(engine: ClientEngine, now: Instant) -> dict[str, Any]:

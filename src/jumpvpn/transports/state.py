@@ -101,6 +101,11 @@ def died(transport: Transport, now: Instant, policy: SwitchingPolicy) -> Transpo
     return transport if transport.condition is Condition.GONE else _fail(transport, Condition.DEAD, now, policy)
 
 
+def hoped_for(transport: Transport, now: Instant) -> Transport:
+    """Nothing is known of it any more: worth one attempt."""
+    return transport if transport.condition is Condition.GONE else _turn(transport, Condition.CANDIDATE, now)
+
+
 def heard(transport: Transport, now: Instant) -> Transport:
     """What it owed has been reported."""
     if transport.condition is Condition.GONE:

@@ -221,7 +221,7 @@ class ClientPlane(Side):
 
     def receive(self, kind: str, index: int, address: str, content: dict[str, Any]) -> None:
         """A datagram from the gateway."""
-        if kind == "reply":
+        if kind in ("committed", "challenge", "denied"):
             self._reply(content)
         elif kind == "hint":
             if (path := self.paths.get(index)) is not None and content["challenge"] in path.probes:
@@ -340,7 +340,7 @@ class GatewayPlane(Side):
     def _reply(self, request: Request, address: str, content: dict[str, Any]) -> None:
         content = {"nonce": request.nonce, **content}
         self.last_reply = (request.nonce, request.path, address, content)
-        self.send("reply", request.path, address, **content)
+        self.send(content["status"], request.path, address, **content)
 
     def _confirm(self, epoch: int, index: int, address: str) -> None:
         if epoch == self.open[-1] and epoch not in self.confirmed:
@@ -384,7 +384,7 @@ class GatewayPlane(Side):
     def _request(self, request: Request, address: str) -> None:
         if self.last_reply is not None and self.last_reply[0] == request.nonce:
             _, index, route, content = self.last_reply
-            self.send("reply", index, route, **content)
+            self.send(content["status"], index, route, **content)
             return
         if any(waiting.nonce == request.nonce for waiting, _ in self.pending.values()):
             return

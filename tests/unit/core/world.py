@@ -24,6 +24,7 @@ from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
 from jumpvpn.values import MILLISECOND, MINUTE, SECOND, DomainEvent, Instant, Now, SessionId, TransportId, Version
 
+LINKS = ("wlan0", "eth0")
 GATEWAY = "192.0.2.1:51820"
 WALL_MS = 1_700_000_000_000
 PLANE_TICK = 50 * MILLISECOND
@@ -35,6 +36,7 @@ class Wire(Link):
     """A link with loss that measurements show."""
 
     loss: float = 0.0
+    local: str = ""
 
 
 @dataclass
@@ -49,12 +51,16 @@ class StoreModel:
 class World:
     """``run(seconds)`` lets time pass; tests change links, post inputs, and look at sessions and events."""
 
-    def __init__(self, rules: Policy | None = None, *, gateway_rules: Policy | None = None, links: tuple[str, ...] = ("wlan0", "eth0")) -> None:
+    def __init__(
+        self, rules: Policy | None = None, *, gateway_rules: Policy | None = None, links: tuple[str, ...] = LINKS
+    ) -> None:
         self.now = 1_000 * SECOND
         self.client_rules, self.gateway_rules = rules or policy(), gateway_rules or rules or policy()
         self.skew_ms = 0
         self.traffic, self.zero_rtt, self.measures = True, True, False
-        self.links: dict[TransportId, Wire] = {self.id(name): Wire(f"10.{i}.0.2:5000") for i, name in enumerate(links)}
+        self.links: dict[TransportId, Wire] = {
+            self.id(name): Wire(f"10.{i}.0.2:5000", local=f"10.{i}.0.2") for i, name in enumerate(links)
+        }
         self.client = ClientEngine(self.client_rules)
         self.gateway: GatewayEngine | None = GatewayEngine(self.gateway_rules)
         self.client_plane = ClientPlane(self)
@@ -297,8 +303,8 @@ class World:
             store.rows[order.uid] = records.encode(order.session, kept, self.clock(), "boot")
             self.events += [(side, self.now, event) for event in order.events]
         ended = inp.CommitEnded(order.uid, order.serial, result)
-        generation = self.gateway
-        self.after(store.delay, lambda: self._handle(side, ended) if side == "client" or generation is self.gateway else None)
+        process = self.gateway
+        self.after(store.delay, lambda: self._handle(side, ended) if process is self.gateway else None)
 
     def _lawful(self, order: out.Commit, before: Session | None) -> None:
         after = order.session
@@ -314,7 +320,7 @@ class World:
 
     def _netlink(self) -> None:
         reachable = tuple(
-            inp.Reachable(t, t.split("/")[0], "udp", "gw1", GATEWAY, link.address)
+            inp.Reachable(t, t.split("/")[0], "udp", "gw1", GATEWAY, link.local)
             for t, link in self.links.items() if link.up
         )  # fmt: skip
         self.post("client", inp.TransportsChanged(reachable))

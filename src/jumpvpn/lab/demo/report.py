@@ -70,6 +70,10 @@ def write_files(result: Result, findings: Sequence[Finding], directory: Path) ->
         journal = directory / f"{side}-events.jsonl"
         journal.write_bytes(b"".join(lines))
         written.append(journal)
+    for side, words in result.said.items():
+        said = directory / f"{side}.log"
+        said.write_text(f"{words}\n", encoding="utf-8")
+        written.append(said)
     written.append(write_json(result, findings, directory / "result.json"))
     return written, hint
 

@@ -39,7 +39,11 @@ class Finding:
 
 @dataclass(slots=True)
 class Result:
-    """Everything that a run left behind. `failure` says what ended the script early; addresses are the client's."""
+    """Everything that a run left behind.
+
+    `failure` says what ended the script early; `said` is what the nodes wrote to their terminals; addresses are the
+    client's inner ones.
+    """
 
     started_ns: int
     quick: bool
@@ -49,6 +53,7 @@ class Result:
     shown: list[Shown] = field(default_factory=list)
     world: list[WorldChange] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    said: dict[str, str] = field(default_factory=dict)
     journal_lines: dict[str, list[bytes]] = field(default_factory=dict)
     logs: Logs | None = None
     addresses_before: tuple[str, ...] = ()

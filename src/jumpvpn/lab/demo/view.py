@@ -141,8 +141,8 @@ class LiveView(Stage):
                 Text("building networks, starting gateway and client …"), title="Jumping VPN", border_style="dim"
             )
         middle = Table.grid(expand=True, padding=(0, 1))
-        middle.add_column(ratio=5)
-        middle.add_column(ratio=4)
+        middle.add_column(ratio=1)
+        middle.add_column(ratio=1)
         middle.add_row(
             Panel(Group(self._headline(), Text(), self._transports(), Text(), self._traffic()), title="session"),
             Panel(self._steps(), title="incidents"),
@@ -208,7 +208,7 @@ class LiveView(Stage):
         table.add_column("", no_wrap=True, ratio=1)
         for title in ("seen", "settled"):
             table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("carried by", no_wrap=True)
+        table.add_column("on", no_wrap=True)
         for step in (*STEPS, END):
             incident = self.done.get(step.title)
             if incident is not None:
