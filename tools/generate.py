@@ -18,9 +18,9 @@ def transitions() -> str:
     """The transition table as Markdown."""
     lines = [
         "# Transitions\n",
-        "Every row of `session/transitions.py`. A row without a next state keeps the state; `quiet` rows change nothing",
-        "durable. For each state, event and facts exactly one row is enabled; any other pair is row 35 (`invalid_event`),",
-        "and after TERMINATED row 34 (`event_after_termination`).\n",
+        "Every row of `session/transitions.py`. A row without a next state keeps the state; `quiet` rows change",
+        "nothing durable. For each state, event and facts exactly one row is enabled; any other pair is row 35",
+        "(`invalid_event`), and after TERMINATED row 34 (`event_after_termination`).\n",
         "| row | states | event | guard | next | reason | further events |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]

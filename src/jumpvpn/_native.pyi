@@ -205,12 +205,13 @@ class Plane:
         silence_busy_ns: int,
         silence_idle_ns: int,
         dead_factor: float,
+        loss_window_ns: int,
     ) -> None:
         """Sets how a path is probed and when it is silent; without it a path is neither.
 
         Busy: traffic within the last second, or no binding. `silence_busy_ns` is the longest wait for a report on
-        data, `silence_idle_ns` for the answer
-        to a probe; `dead_factor` (1..1000) times that is death. May come before `set_path` and outlives the path.
+        data, `silence_idle_ns` for the answer to a probe; `dead_factor` (1..1000) times that is death. Loss is taken
+        over at least `loss_window_ns`. May come before `set_path` and outlives the path.
         """
 
     def probe_now(self, session: int, path: int) -> None:

@@ -130,7 +130,6 @@ Network6 = Annotated[ipaddress.IPv6Network, _parsed(ipaddress.IPv6Network, 'an I
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = Annotated[IPNetwork, _parsed(ipaddress.ip_network, 'a network such as "10.0.0.0/8", "0.0.0.0/0" or "::/0"')]
-Address = Annotated[IPAddress, _parsed(ipaddress.ip_address, 'an IP address such as "10.77.0.2"')]
 Address4 = Annotated[ipaddress.IPv4Address, _parsed(ipaddress.IPv4Address, 'an IPv4 address such as "10.77.0.2"')]
 Address6 = Annotated[ipaddress.IPv6Address, _parsed(ipaddress.IPv6Address, 'an IPv6 address such as "fd77::2"')]
 Many = Field(strict=False, max_length=1024)  # lists in a file written by hand; more is a mistake or an attack
@@ -154,7 +153,6 @@ class GatewayTunnel(Table):
     pool: Network4 = ipaddress.IPv4Network("10.77.0.0/24")
     pool6: Network6 | None = None
     routes: Annotated[tuple[Network, ...], Many] = (ipaddress.IPv4Network("0.0.0.0/0"),)
-    dns: Annotated[tuple[Address, ...], Many] = ()
 
     def gateway_addresses(self) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]:
         """Our own inner addresses with the pool's prefix length."""

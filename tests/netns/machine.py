@@ -1,6 +1,6 @@
-"""A machine of its own for one test: a network and mounts that nothing outside sees, and a gateway's and client's files.
+"""A machine of its own for one test: network and mounts that nothing outside sees, a gateway's and a client's files.
 
-Nodes run as an administrator runs them, by the command line; everything they may change can be compared before and after.
+Nodes run as an administrator runs them, by the command line; all that they may change can be compared before and after.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from jumpvpn.runtime.keys import create_private_key
 # An interpreter starts and a node acquires all it needs within a second; a loaded machine may need many times that.
 PATIENCE_S = 30.0
 PORT = 51900
+
+# As on any machine, modules are compiled once, whatever the tests' own environment says.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 # All that a node installs, less what the kernel counts.
 _INSTALLED = """
@@ -91,8 +94,8 @@ class Machine:
     def inside(self, argv: list[str]) -> list[str]:
         """The argument list that runs ``argv`` in the machine, in the same process."""
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-        home = f"--wd={self.directory}"
-        return ["nsenter", f"--target={self._holder.pid}", *user, "--net", "--mount", home, "--", *argv]
+        here = ["sh", "-c", 'cd "$0" && exec "$@"', str(self.directory)]  # looked up inside: mounts count
+        return ["nsenter", f"--target={self._holder.pid}", *user, "--net", "--mount", "--", *here, *argv]
 
     def sh(self, script: str) -> str:
         """Run shell commands that must succeed; their output."""
@@ -106,14 +109,14 @@ class Machine:
         """Run ``jumpvpn ARGS`` to its end; ``prefix`` is a command that runs it."""
         return subprocess.run(
             self.inside([*shlex.split(prefix), *command(*args)]), capture_output=True, text=True, check=False,
-            timeout=PATIENCE_S, stdin=subprocess.DEVNULL,
+            timeout=PATIENCE_S, stdin=subprocess.DEVNULL, env=ENVIRONMENT,
         )  # fmt: skip
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Start ``jumpvpn ARGS``, with its words in a pipe."""
         process = subprocess.Popen(
             self.inside(command(*args)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True,
+            text=True, env=ENVIRONMENT,
         )  # fmt: skip
         self._started.append(process)
         return process

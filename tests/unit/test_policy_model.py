@@ -96,7 +96,8 @@ def test_each_relation_is_checked(table: dict[str, dict[str, str]], key: str) ->
     "table",
     [
         {"security": {"replay_window": 0}},
-        {"volatility": {"silence_idle_probes": 1}},
+        {"volatility": {"consecutive_drops": 1}},
+        {"recovery": {"duplicate": True}},
         {"switching": {"max_per_minute": 0}},
         {"recovery": {"max_attempts": 0}},
         {"session": {"max_lifetime": "40d"}},

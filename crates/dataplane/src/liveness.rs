@@ -24,6 +24,8 @@ pub struct Limits {
     pub silence_idle_ns: u64,
     /// Silence of this many thousandths of a limit is death.
     pub dead_milli: u64,
+    /// Loss is taken over at least this long.
+    pub loss_window_ns: u64,
 }
 
 /// What became of the path.
@@ -247,6 +249,7 @@ mod tests {
             silence_busy_ns: 100 * MS,
             silence_idle_ns: 300 * MS,
             dead_milli: 2000,
+            loss_window_ns: 0,
         };
         Liveness::new(Some(limits), 0)
     }

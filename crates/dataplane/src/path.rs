@@ -36,6 +36,7 @@ pub struct Outstanding {
 pub struct Loss {
     sent: u64,
     received: u64,
+    since_ns: u64,
     /// The first totals of an epoch are a starting point: what left before the peer could take it is no loss of the path.
     started: bool,
     /// Parts per million of the last complete sample.
@@ -43,16 +44,16 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Takes the totals so far; a sample is complete when enough were sent since the last one.
-    pub fn update(&mut self, sent: u64, received: u64) {
+    /// Takes the totals so far; a sample is complete when the window is over and enough were sent in it.
+    pub fn update(&mut self, sent: u64, received: u64, now_ns: u64, window_ns: u64) {
         if !self.started || sent < self.sent || received < self.received {
-            *self = Self { sent, received, started: true, ppm: self.ppm };
+            *self = Self { sent, received, since_ns: now_ns, started: true, ppm: self.ppm };
             return;
         }
         let (sent_now, received_now) = (sent - self.sent, received - self.received);
-        if sent_now >= LOSS_SAMPLE {
-            self.ppm = (sent_now.saturating_sub(received_now) * 1_000_000 / sent_now) as u32;
-            (self.sent, self.received) = (sent, received);
+        if sent_now >= LOSS_SAMPLE && now_ns >= self.since_ns + window_ns {
+            let ppm = (sent_now.saturating_sub(received_now) * 1_000_000 / sent_now) as u32;
+            *self = Self { sent, received, since_ns: now_ns, started: true, ppm };
         }
     }
 }
@@ -138,6 +139,11 @@ impl Path {
         self.socket.id == socket.id && self.route == route
     }
 
+    /// How long a sample of loss lasts at least.
+    pub fn loss_window_ns(&self) -> u64 {
+        self.live.limits.map_or(0, |limits| limits.loss_window_ns)
+    }
+
     /// Forgets validation: the next answer is told again.
     pub fn unvalidate(&mut self) {
         self.validated = false;
@@ -213,16 +219,18 @@ mod tests {
     #[test]
     fn loss_is_taken_over_whole_samples() {
         let mut loss = Loss::default();
-        loss.update(50, 0);
+        loss.update(50, 0, 100, 10);
         assert_eq!(loss.ppm, 0, "only a starting point");
-        loss.update(100, 45);
+        loss.update(100, 45, 110, 10);
         assert_eq!(loss.ppm, 0, "too few");
-        loss.update(150, 90);
+        loss.update(150, 90, 109, 10);
+        assert_eq!(loss.ppm, 0, "the window is not over");
+        loss.update(150, 90, 110, 10);
         assert_eq!(loss.ppm, 100_000);
-        loss.update(250, 190);
+        loss.update(250, 190, 120, 10);
         assert_eq!(loss.ppm, 0);
-        loss.update(0, 0);
-        loss.update(64, 70);
+        loss.update(0, 0, 130, 10);
+        loss.update(64, 70, 140, 10);
         assert_eq!(loss.ppm, 0);
     }
 }

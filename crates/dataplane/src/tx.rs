@@ -299,7 +299,8 @@ impl Tx {
             }
         }
         if current && report.received > 0 {
-            state.loss_sent.update(report.highest + 1, report.received);
+            let window_ns = state.loss_window_ns();
+            state.loss_sent.update(report.highest + 1, report.received, now_ns, window_ns);
             heard |= state.live.reported(report.highest, now_ns);
         }
         if heard {
@@ -312,7 +313,8 @@ impl Tx {
         let session = self.session;
         let Some(state) = &mut self.paths[path.index()] else { return };
         if counts.received > 0 {
-            state.loss_received.update(counts.highest + 1, counts.received);
+            let window_ns = state.loss_window_ns();
+            state.loss_received.update(counts.highest + 1, counts.received, now_ns, window_ns);
         }
         if !state.should_tell(now_ns) {
             return;

@@ -222,12 +222,14 @@ impl Plane {
         silence_busy_ns: u64,
         silence_idle_ns: u64,
         dead_factor: f64,
+        loss_window_ns: u64,
     ) -> PyResult<()> {
         if !(1.0..=1000.0).contains(&dead_factor) {
             return Err(PyValueError::new_err("dead_factor is between 1 and 1000"));
         }
         let dead_milli = (dead_factor * 1000.0) as u64;
-        let limits = Limits { probe_busy_ns, probe_idle_ns, silence_busy_ns, silence_idle_ns, dead_milli };
+        let limits =
+            Limits { probe_busy_ns, probe_idle_ns, silence_busy_ns, silence_idle_ns, dead_milli, loss_window_ns };
         run(py, self, |plane| plane.set_liveness(session, path, limits))
     }
 

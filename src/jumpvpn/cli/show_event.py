@@ -27,7 +27,7 @@ def event_line(line: bytes) -> Text:
     style = _SEVERITY_STYLES.get(record.get("severity", 1), "")
     text.append(f"{record.get('event', '?'):<24}", style=style)
     _append_states(text, record)
-    text.append(f"  {record.get('reason', '')}", style=style)
+    text.append(f"  {record.get('reason') or ''}", style=style)
     contributing = record.get("contributing")
     if contributing:
         text.append(f" (with {', '.join(str(code) for code in contributing)})", style="dim")

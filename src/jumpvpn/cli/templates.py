@@ -56,7 +56,6 @@ mtu = {DEFAULT_MTU}
 pool = "10.77.0.0/24"                    # inner addresses; the first one is the gateway's
 # pool6 = "fd77::/64"
 routes = ["0.0.0.0/0"]                   # what clients may reach through the tunnel
-# dns = ["10.77.0.1"]
 
 [forward]
 enabled = true                           # forward inner packets to other networks

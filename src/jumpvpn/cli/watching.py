@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -59,9 +61,10 @@ def show_events(path: Path, last: int, *, follow: bool, as_json: bool) -> None:
 def stop(path: Path) -> None:
     """Ask the node to stop and wait until it is gone. Raises NotRunning, Failure."""
     pid = serving_process(path)
+    process = _handle(pid)
     with_node(path, lambda node: node.request("down"))
     limit = time.monotonic() + STOP_SECONDS
-    while _is_alive(pid, path):
+    while _is_alive(process, path):
         if time.monotonic() > limit:
             raise Failure(f"process {pid} is still there after {STOP_SECONDS:.0f} s")
         time.sleep(0.05)
@@ -107,9 +110,19 @@ def _print_event(console: Console, line: bytes, *, as_json: bool) -> None:
         console.print(event_line(line), soft_wrap=True)
 
 
-def _is_alive(pid: int | None, path: Path) -> bool:
+def _handle(pid: int | None) -> int | None:
+    """A descriptor of the process that is readable once it has ended, even if its parent does not look."""
+    try:
+        return os.pidfd_open(pid) if pid else None
+    except OSError:
+        return None
+
+
+def _is_alive(process: int | None, path: Path) -> bool:
     """The socket goes before the last of the teardown, so the process itself is looked at where it is known."""
-    return Path(f"/proc/{pid}").exists() if pid else serving_process(path) is not None
+    if process is None:
+        return serving_process(path) is not None
+    return not select.select([process], [], [], 0)[0]
 
 
 def _console() -> Console:

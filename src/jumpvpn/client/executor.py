@@ -112,7 +112,7 @@ class ClientExecutor:
             case out.TuneLiveness() if (way := self.ways.get(order.transport)) is not None:
                 self._plane.set_liveness(
                     self.handle, way.path, order.probe_busy, order.probe_idle, order.silence_busy, order.silence_idle,
-                    order.dead_factor,
+                    order.dead_factor, order.loss_window,
                 )  # fmt: skip
             case out.ChallengePath() if (way := self.ways.get(order.transport)) is not None:
                 self._plane.probe_now(self.handle, way.path)

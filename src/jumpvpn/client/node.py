@@ -150,6 +150,8 @@ class ClientNode:
         assert path is not None, "a transport that carried a handshake has a path index"
         self._executor.adopt(answer.handle, uid, kept, answer.transport, path)
         policy = welcome.limits.applied_to(self._policy)
+        inner = ", ".join(welcome.addresses)
+        sys.stderr.write(f"jumpvpn: session {uid} with {welcome.gateway} over {answer.transport}, {inner}\n")
         self._post(
             inp.HandshakeAnswered(
                 answer.session_id, answer.transport, answer.peer, device, policy, Version(welcome.version)

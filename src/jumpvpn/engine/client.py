@@ -7,7 +7,7 @@ from typing import Any
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
-from jumpvpn.engine.liveness import Liveness, liveness_of
+from jumpvpn.engine.liveness import Liveness, liveness_of, silence_reason
 from jumpvpn.engine.outputs import Output
 from jumpvpn.engine.seat import Seat, Turn
 from jumpvpn.policy.model import Policy
@@ -294,7 +294,7 @@ class ClientEngine:
                 self.transports[known.id] = transport_facts.fell_silent(known, now)
                 self._unstable_at = now if known.id == turn.session.incumbent else self._unstable_at
                 data = {"silent_ms": milliseconds(fact.silent_ns), "limit_ms": milliseconds(fact.limit_ns)}
-                turn.feed(ev.InstabilitySeen(known.id, Reason.PROBE_TIMEOUT, data))
+                turn.feed(ev.InstabilitySeen(known.id, silence_reason(turn.session.policy, fact.limit_ns), data))
             case inp.PathDead():
                 self.transports[known.id] = transport_facts.died(known, now, policy)
                 self._lost(known, "silence", fact.silent_ns // MILLISECOND, turn)
@@ -628,9 +628,11 @@ class ClientEngine:
     def _degraded_plan(self, session: Session, now: Instant) -> ev.Event | None:
         choice = self._choose(replace(session, tried=(), want=None), now)
         blind_at = self._blind_at(session)
-        if isinstance(choice, Nothing) and blind_at is not None and now >= blind_at:
+        forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
+        if (forbidden or isinstance(choice, Nothing)) and blind_at is not None and now >= blind_at:
             for known in self._silent():
-                self.transports[known.id] = transport_facts.hoped_for(known, now)
+                if self._allowed(known, session.policy):
+                    self.transports[known.id] = transport_facts.hoped_for(known, now)
             choice = self._choose(replace(session, tried=(), want=None), now)
         if isinstance(choice, Selected):
             due = self._try_at(session, choice.transport)
@@ -643,15 +645,17 @@ class ClientEngine:
         known = self.transports[transport]
         if self._corrected or self._can_revalidate(session, transport) or session.attempts <= PROMPT_TRIES:
             return session.entered_at
-        if not known.validated:
+        if not known.validated or self._denied_until > session.entered_at:
             return self._blind_at(session)
         return later(session.entered_at, min(SECOND * 2 ** (session.attempts - PROMPT_TRIES), PATIENCE_MAX))
 
     def _blind_at(self, session: Session) -> Instant | None:
         """When to try without evidence; None when the last attempt has to be kept for a transport that answers."""
         last = session.attempts >= session.policy.recovery.max_attempts - 1
-        if session.binding is not None or last or self._is_denied(session, session.entered_at):
+        if session.binding is not None or last:
             return None
+        if self._denied_until > session.entered_at:  # the gateway answers requests, so patience is what it asked for
+            return self._denied_until
         return later(session.entered_at, min(BLIND_WAIT * 2 ** max(0, session.attempts - 1), PATIENCE_MAX))
 
     def _waits(self, session: Session) -> list[Instant]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
-from jumpvpn.engine.liveness import Liveness, liveness_of
+from jumpvpn.engine.liveness import Liveness, liveness_of, silence_reason
 from jumpvpn.engine.outputs import Output, Secret
 from jumpvpn.engine.seat import Seat, Turn
 from jumpvpn.policy.model import Policy
@@ -270,7 +270,7 @@ class GatewayEngine:
             case inp.PathSilent():
                 place.transports[known.id] = transport_facts.fell_silent(known, now)
                 data = {"silent_ms": fact.silent_ns / MILLISECOND, "limit_ms": fact.limit_ns / MILLISECOND}
-                turn.feed(ev.InstabilitySeen(known.id, Reason.PROBE_TIMEOUT, data))
+                turn.feed(ev.InstabilitySeen(known.id, silence_reason(turn.session.policy, fact.limit_ns), data))
             case inp.PathDead():
                 place.transports[known.id] = transport_facts.died(known, now, switching)
                 attempt = turn.session.attempt

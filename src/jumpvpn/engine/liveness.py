@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jumpvpn.engine.outputs import TuneLiveness
 from jumpvpn.policy.model import Policy
+from jumpvpn.session.reasons import Reason
 from jumpvpn.values import SECOND, TransportId
 
 INITIAL_SILENCE = SECOND  # before the first measurement, as the initial RTO of RFC 6298
@@ -20,21 +21,26 @@ class Liveness:
     silence_busy: int
     silence_idle: int
     dead_factor: int
+    loss_window: int
 
     def close_to(self, other: Liveness, step: int) -> bool:
         """Whether the change is too small to act on."""
-        same = (self.probe_busy, self.probe_idle, self.silence_idle) == (
-            other.probe_busy,
-            other.probe_idle,
-            other.silence_idle,
+        return replace(self, silence_busy=0) == replace(other, silence_busy=0) and (
+            abs(self.silence_busy - other.silence_busy) < step
         )
-        return same and abs(self.silence_busy - other.silence_busy) < step
 
     def order(self, uid: str, transport: TransportId) -> TuneLiveness:
         """The order that puts these limits into force."""
         return TuneLiveness(
-            uid, transport, self.probe_busy, self.probe_idle, self.silence_busy, self.silence_idle, self.dead_factor
-        )
+            uid, transport, self.probe_busy, self.probe_idle, self.silence_busy, self.silence_idle, self.dead_factor,
+            self.loss_window,
+        )  # fmt: skip
+
+
+def silence_reason(policy: Policy, limit_ns: int) -> Reason:
+    """Why a path is silent: reports on data are owed, or so many probes in a row went unanswered."""
+    idle = limit_ns >= policy.volatility.silence_limit_idle()
+    return Reason.CONSECUTIVE_DROP_EXCEEDED if idle else Reason.PROBE_TIMEOUT
 
 
 def liveness_of(policy: Policy, rtt_ns: int, rtt_dev_ns: int) -> Liveness:
@@ -43,5 +49,5 @@ def liveness_of(policy: Policy, rtt_ns: int, rtt_dev_ns: int) -> Liveness:
     busy = volatility.silence_limit_busy(rtt_ns, rtt_dev_ns) if rtt_ns else INITIAL_SILENCE
     return Liveness(
         volatility.probe_interval, volatility.probe_interval_idle, int(busy), int(volatility.silence_limit_idle()),
-        volatility.dead_factor,
+        volatility.dead_factor, volatility.loss_window,
     )  # fmt: skip

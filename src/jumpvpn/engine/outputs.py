@@ -69,6 +69,7 @@ class TuneLiveness:
     silence_busy: int
     silence_idle: int
     dead_factor: int
+    loss_window: int
 
 
 @dataclass(frozen=True, slots=True)

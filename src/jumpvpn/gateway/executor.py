@@ -115,7 +115,7 @@ class GatewayExecutor:
             case out.TuneLiveness():
                 self._plane.set_liveness(
                     handle, path_of(order.transport), order.probe_busy, order.probe_idle, order.silence_busy,
-                    order.silence_idle, order.dead_factor,
+                    order.silence_idle, order.dead_factor, order.loss_window,
                 )  # fmt: skip
             case out.ChallengePath():
                 self._plane.probe_now(handle, path_of(order.transport))

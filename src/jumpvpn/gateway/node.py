@@ -152,7 +152,7 @@ class GatewayNode:
         return encode_welcome(
             Welcome(
                 gateway=self._config.name, addresses=admitted.inner, routes=tuple(str(r) for r in tunnel.routes),
-                dns=tuple(str(server) for server in tunnel.dns), mtu=tunnel.mtu,
+                mtu=tunnel.mtu,
                 limits=Limits.of(self._engine.policy), version=BIRTH_VERSION,
             )
         )  # fmt: skip

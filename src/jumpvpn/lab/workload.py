@@ -123,7 +123,8 @@ class Workload:
         argv = [sys.executable, "-P", "-m", f"jumpvpn.lab.traffic.{module}", *arguments]
         if namespace == "client":
             argv += ["--out", str(out)]
-        process = await self._lab.exec_async(namespace, argv, stdin=DEVNULL, stdout=PIPE)
+        with (self._lab.directory / "traffic.log").open("ab") as complaints:
+            process = await self._lab.exec_async(namespace, argv, stdin=DEVNULL, stdout=PIPE, stderr=complaints)
         first: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         tool = _Tool(process, out, asyncio.create_task(self._follow(name, process, first)), first)
         self._tools[name] = tool

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from jumpvpn.policy.problems import Path, Problem, Rejected, problems_of, without
@@ -56,11 +56,10 @@ class VolatilityPolicy(Section):
     silence_floor: Annotated[Duration, span(20 * MILLISECOND, MINUTE)] = Duration(100 * MILLISECOND)
     silence_ceiling: Annotated[Duration, span(20 * MILLISECOND, MINUTE)] = Duration(2 * SECOND)
     silence_margin: Annotated[Duration, span(10 * MILLISECOND, 10 * SECOND)] = Duration(50 * MILLISECOND)
-    silence_idle_probes: int = Field(default=3, ge=2, le=100)
     dead_factor: int = Field(default=2, ge=1, le=100)
     loss_window: Annotated[Duration, span(100 * MILLISECOND, MINUTE)] = Duration(2 * SECOND)
     loss_threshold: float = Field(default=0.20, gt=0.0, le=1.0)
-    consecutive_drops: int = Field(default=3, ge=1, le=1000)
+    consecutive_drops: int = Field(default=3, ge=2, le=100)
     latency_p95: Annotated[Duration | Literal["off"], span(MILLISECOND, MINUTE, or_word="off")] = "off"
     volatile_max: Annotated[Duration, span(100 * MILLISECOND, 10 * MINUTE)] = Duration(4 * SECOND)
     stability_window: Annotated[Duration, span(100 * MILLISECOND, 10 * MINUTE)] = Duration(2 * SECOND)
@@ -86,7 +85,7 @@ class VolatilityPolicy(Section):
 
     def silence_limit_idle(self) -> Duration:
         """Silence (ns) after which an idle transport counts as silent."""
-        return Duration(self.silence_idle_probes * self.probe_interval_idle)
+        return Duration(self.consecutive_drops * self.probe_interval_idle)
 
     def silence_formula(self) -> str:
         """The busy formula in words, for ``status``."""
@@ -108,6 +107,12 @@ class SwitchingPolicy(Section):
     flap_reuse: int = Field(default=1000, ge=1, le=10_000_000)
 
 
+def _refuse_duplicates(wanted: bool) -> bool:
+    if wanted:
+        raise PydanticCustomError("duplicate", "must be false: sending on two transports at once is not available")
+    return wanted
+
+
 class RecoveryPolicy(Section):
     """How long and how often recovery may try, and what is sent again after a switch."""
 
@@ -117,8 +122,7 @@ class RecoveryPolicy(Section):
     episode_max: Annotated[Duration, span(SECOND, 24 * HOUR)] = Duration(600 * SECOND)
     replay_buffer: Annotated[int, extent(0, 64 * 1024**2)] = 1024**2
     replay_time: Annotated[Duration, span(0, 10 * SECOND)] = Duration(500 * MILLISECOND)
-    duplicate: bool = False
-    duplicate_budget: Annotated[int, extent(0, 1024**3)] = 16 * 1024**2
+    duplicate: Annotated[bool, AfterValidator(_refuse_duplicates)] = False
 
 
 class TransportPolicy(Section):
@@ -172,7 +176,6 @@ class ObservabilityPolicy(Section):
     """What events say about addresses and how often state that does not change is repeated."""
 
     address_mode: Literal["full", "truncated", "hmac"] = "truncated"
-    health_interval: Annotated[Duration, span(SECOND, HOUR)] = Duration(10 * SECOND)
     denial_interval: Annotated[Duration, span(SECOND, HOUR)] = Duration(10 * SECOND)
 
 

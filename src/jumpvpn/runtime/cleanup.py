@@ -6,14 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from jumpvpn.runtime import nft
 from jumpvpn.runtime.clock import boot_id
 from jumpvpn.runtime.errors import AlreadyRunning, RtnlFailed
-from jumpvpn.runtime.nft import NftFailed, delete_table
+from jumpvpn.runtime.nft import NftFailed
 from jumpvpn.runtime.rtnl import delete_link, delete_route, delete_rule, flush_table
 
 _NETWORK_NAMESPACE = Path("/proc/self/ns/net")
@@ -116,8 +117,12 @@ class Ownership:
         """Undo one item early, for example a route that is no longer wanted."""
         if item in self._items:
             await _undo(item)
-            self._items.remove(item)
-            self._save()
+            self.forget(item)
+
+    def forget(self, item: Owned) -> None:
+        """Take back a note: the item was not installed. Raises OSError."""
+        self._items.remove(item)
+        self._save()
 
     async def release(self) -> list[str]:
         """Undo everything and give up ownership; what could not be undone, in words (empty when all is well)."""
@@ -140,11 +145,26 @@ class Ownership:
         record = _Record(boot_id(), _namespace(), self._items)
         draft = self._path.with_name(self._path.name + ".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        try:
+            with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(record) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise _named(error, self._path) from error
+
+
+async def install_table(owner: Ownership, name: str, content: Sequence[nft.Command]) -> None:
+    """Make the nftables table ``name`` hold exactly ``content``. Raises NftFailed."""
+    item = NftTable(name)
+    owner.note(item)
+    try:
+        await nft.apply(nft.replacing(name, content))
+    except nft.NftMissing:
+        owner.forget(item)
+        raise
 
 
 def set_sysctl(owner: Ownership, path: str, value: str) -> None:
@@ -178,8 +198,16 @@ def _take(lock: int, path: Path) -> None:
         raise AlreadyRunning(
             f"already running (process {pid} owns {path}); stop it with 'jumpvpn down' or set another state_dir"
         ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The same error with the name of the file, which calls on descriptors leave out."""
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def _leftovers(path: Path) -> list[Owned]:
@@ -214,7 +242,7 @@ async def _undo_route(item: MainRoute) -> None:
 
 
 async def _undo_nft(item: NftTable) -> None:
-    await delete_table(item.name)
+    await nft.delete_table(item.name)
 
 
 async def _undo_tun(item: TunInterface) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jumpvpn.runtime import nft
-from jumpvpn.runtime.cleanup import NftTable, Ownership, read_sysctl, set_sysctl
+from jumpvpn.runtime.cleanup import Ownership, install_table, read_sysctl, set_sysctl
 from jumpvpn.runtime.routing import table_name
 
 _FORWARD4 = "net/ipv4/ip_forward"
@@ -30,8 +30,7 @@ class Forwarding:
 async def enable_forwarding(owner: Ownership, forwarding: Forwarding) -> None:
     """Install the table, then let the kernel forward. Raises NftFailed, OSError."""
     name = table_name(forwarding.instance)
-    owner.note(NftTable(name))
-    await nft.apply(nft.replacing(name, ruleset(forwarding)))
+    await install_table(owner, name, ruleset(forwarding))
     set_sysctl(owner, _FORWARD4, "1")
     if any(":" in pool for pool in forwarding.pools):
         _keep_router_advertisements(owner)

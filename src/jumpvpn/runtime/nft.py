@@ -18,6 +18,10 @@ class NftFailed(Exception):
     """nftables refused or is missing; the text says what and what to do."""
 
 
+class NftMissing(NftFailed):
+    """The program is not there, so nothing was changed either."""
+
+
 async def apply(commands: Sequence[Command]) -> None:
     """Run ``commands`` as one transaction: all or none. Raises NftFailed."""
     document = json.dumps({"nftables": list(commands)}).encode()
@@ -27,7 +31,7 @@ async def apply(commands: Sequence[Command]) -> None:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except FileNotFoundError:
-        raise NftFailed("the program 'nft' is missing; install the package nftables") from None
+        raise NftMissing("the program 'nft' is missing; install the package nftables") from None
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             _, complaint = await process.communicate(document)

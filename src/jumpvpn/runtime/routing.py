@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from jumpvpn.runtime import nft
 from jumpvpn.runtime.cleanup import (
     MainRoute,
-    NftTable,
     Ownership,
     PolicyRule,
     RoutingTable,
     TunInterface,
+    install_table,
     read_sysctl,
     set_sysctl,
 )
@@ -61,8 +61,7 @@ async def route_into_tunnel(owner: Ownership, interface: str, networks: Iterable
 async def protect_inner_addresses(owner: Ownership, instance: str, interface: str, addresses: Iterable[str]) -> None:
     """Drop packets to our inner addresses that come from outside the tunnel (CVE-2019-14899). Raises NftFailed."""
     name = table_name(instance)
-    owner.note(NftTable(name))
-    await nft.apply(nft.replacing(name, _protection(name, interface, addresses)))
+    await install_table(owner, name, _protection(name, interface, addresses))
 
 
 def loosen_source_check(owner: Ownership, interface: str) -> None:

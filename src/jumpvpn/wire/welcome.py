@@ -60,12 +60,11 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Inner addresses (``address/prefix``), routes and DNS servers for the client, and the gateway's bounds."""
+    """Inner addresses (``address/prefix``) and routes for the client, and the gateway's bounds."""
 
     gateway: _Text
     addresses: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=4)]
     routes: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=64)]
-    dns: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=8)]
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)]
     limits: Limits
     version: _Count
@@ -87,8 +86,6 @@ def decode_welcome(body: bytes) -> Welcome:
             ipaddress.ip_interface(address)
         for route in welcome.routes:
             ipaddress.ip_network(route)
-        for server in welcome.dns:
-            ipaddress.ip_address(server)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadWelcome(f"the gateway's welcome is malformed: {error}") from None
     return welcome

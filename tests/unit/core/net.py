@@ -172,7 +172,7 @@ class ClientPlane(Side):
             case out.AskReattach():
                 self._ask(order)
             case out.AbandonReattach():
-                self.request = self.committed = None
+                self._give_up()
             case out.FinishReattach():
                 self._finish(order)
             case out.AskRekey():
@@ -183,6 +183,11 @@ class ClientPlane(Side):
             case out.EndSession():
                 self._end(order)
 
+    def _give_up(self) -> None:
+        """What was committed, but not finished, is closed again."""
+        self.open = [epoch for epoch in self.open if epoch != self.committed]
+        self.request = self.committed = None
+
     def _end(self, order: out.EndSession) -> None:
         if order.tell_peer and self.active is not None:
             self.send("close", self.active, "", epoch=self.key, reason=order.reason)
@@ -192,7 +197,7 @@ class ClientPlane(Side):
         return next((i for i, p in self.paths.items() if p.transport == transport), None)
 
     def _ask(self, order: out.AskReattach) -> None:
-        self.request = self.committed = None
+        self._give_up()
         index = self._index(order.transport)
         assert self.key is not None
         assert order.epoch > self.key, "the packet core refuses an epoch that is not newer"
@@ -274,6 +279,7 @@ class GatewayPlane(Side):
         self.confirmed: set[int] = set()
         self.pending: dict[int, tuple[Request, str]] = {}
         self.seen: set[str] = set()
+        self.copies: set[str] = set()
         self.last_reply: tuple[str, int, str, dict[str, Any]] | None = None
         self.switch_to: int | None = None
         self.rekeys: dict[int, int] = {}
@@ -333,7 +339,7 @@ class GatewayPlane(Side):
 
     def _refuse(self, order: out.RefuseReattach) -> None:
         request, address = self.pending.pop(order.request)
-        if order.answer:
+        if order.answer and request.nonce not in self.copies:  # a copy's sender may be anybody
             content = {"status": "denied", "epoch": self.open[-1] if self.open else 0, "version": order.version}
             self._reply(request, address, {**content, "reason": order.reason})
 
@@ -390,6 +396,7 @@ class GatewayPlane(Side):
             return
         number = self.world.number()
         fresh = request.nonce not in self.seen
+        self.copies |= set() if fresh else {request.nonce}
         self.seen.add(request.nonce)
         self.pending[number] = (request, address)
         self.tell(

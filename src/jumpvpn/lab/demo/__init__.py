@@ -3,14 +3,16 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from jumpvpn.lab.demo import report
-from jumpvpn.lab.demo.result import verdict
+from jumpvpn.lab.demo.result import Result, verdict
 from jumpvpn.lab.demo.run import FULL, QUICK, perform
 from jumpvpn.lab.demo.view import LiveView, PlainView
 from jumpvpn.lab.errors import LabError
@@ -28,11 +30,11 @@ def main(argv: Sequence[str]) -> int:
     pace = QUICK if options.quick else FULL
     try:
         with LiveView(console) if live else PlainView(console) as view:
-            result = asyncio.run(perform(pace, options.seed, view, quick=options.quick))
+            result = asyncio.run(_endable(perform(pace, options.seed, view, quick=options.quick)))
     except LabError as error:
         sys.stderr.write(f"jumpvpn: error: {error}{_advice()}\n")
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("jumpvpn: interrupted; the lab is gone\n")
         return _INTERRUPTED
     findings = verdict(result)
@@ -46,6 +48,13 @@ def main(argv: Sequence[str]) -> int:
     if hint:
         console.print(hint, style="yellow")
     return 0 if all(finding.holds for finding in findings) else 1
+
+
+async def _endable(running: Coroutine[Any, Any, Result]) -> Result:
+    """Let SIGTERM end the run as Ctrl-C does, with everything cleaned up."""
+    task = asyncio.ensure_future(running)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:

@@ -206,18 +206,18 @@ def _round_trips(drawing: Drawing, frame: _Frame, result: Result, top: float, he
 
 
 def _gap_labels(drawing: Drawing, frame: _Frame, found: Sequence[Span], y: float) -> None:
-    """The length of each longer interruption, where it fits."""
-    free = 0.0
-    for span in found:
+    """The lengths of the longer interruptions, the longest first, where they fit."""
+    taken: list[tuple[float, float]] = []
+    for span in sorted(found, key=lambda span: span.start_ns - span.end_ns):
         length = (span.end_ns - span.start_ns) / 1e6
         words = milliseconds(length)
         x, end = frame.x(span.start_ns), frame.x(span.end_ns)
         width = text_width(words, 10.5, bold=True)
-        fits_inside = end - x > width + 6
-        start = (x + end - width) / 2 if fits_inside else end + 3
-        if length >= _LABELLED_GAP_MS and start >= free:
-            drawing.text(start, y, words, size=10.5, fill="#ab091e", bold=True)
-            free = start + width + 6
+        left = (x + end - width) / 2 if end - x > width + 6 else end + 3
+        free = all(left > right or left + width < start for start, right in taken)
+        if length >= _LABELLED_GAP_MS and free and left + width < WIDTH:
+            drawing.text(left, y, words, size=10.5, fill="#ab091e", bold=True)
+            taken.append((left - 4, left + width + 4))
 
 
 def _states(drawing: Drawing, frame: _Frame, result: Result, y: float, side: str) -> None:

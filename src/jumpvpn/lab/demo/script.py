@@ -20,8 +20,8 @@ class Step:
     """One incident on stage.
 
     `reasons` and `outcomes` are those that may be on record; `before` and `transport` are the interfaces that must
-    carry the session before and afterwards ("": any). `world` says what becomes of "wifi", "lte" and "gateway" at the cause, `back` when something
-    returns, `afterwards` which uplinks are quietly mended before the next step.
+    carry the session before and afterwards ("": any). `world` says what becomes of "wifi", "lte" and "gateway" at the
+    cause, `back` when something returns, `afterwards` which uplinks are quietly mended before the next step.
     """
 
     title: str
