@@ -364,6 +364,23 @@ def test_one_way_delivery_is_silence(pair: Pair) -> None:
         pair.client.wait("path_silent", seconds=0.1)
 
 
+def test_what_is_sent_again_elsewhere_calls_forth_no_report_for_the_dead_path(pair: Pair) -> None:
+    with Proxy(pair.gateway_address) as proxy:
+        pair.path_through(proxy, 1)
+        liveness(pair.client, pair.client_session, 1)
+        pair.client.send(up(b"arrives"))
+        assert pair.gateway.receive() == up(b"arrives")
+        pair.gateway.send(down(b"arrives, too"))
+        assert pair.client.receive() == down(b"arrives, too")
+        proxy.drop_up = True
+        pair.client.send(up(b"swallowed"))
+        pair.client.wait("path_silent", lambda fact: fact[2] == 1)
+        pair.second_path(2)
+        pair.reattach(2, zero_rtt=True)
+        assert pair.gateway.receive() == up(b"swallowed")
+        pair.client.none("path_heard", 0.3)
+
+
 def test_an_idle_path_is_probed_slowly_and_its_silence_noticed(pair: Pair) -> None:
     with Proxy(pair.gateway_address) as proxy:
         sock, _ = pair.client.open()

@@ -33,6 +33,7 @@ transport_ttl = "3s"
 [policy.volatility]
 volatile_max = "500ms"
 stability_window = "300ms"
+probe_interval_idle = "400ms"
 
 [policy.switching]
 hold_down = "0s"
@@ -159,8 +160,8 @@ async def test_killed_gateway_keeps_its_sessions() -> None:
 
 async def test_session_ends_on_both_sides_when_the_transport_ttl_is_over() -> None:
     async with tunnel(policy=SHORT_TTL) as one:
-        since = one.vpn.lab.down("wifi").before_ns
         one.vpn.lab.down("lte")
+        since = one.vpn.lab.down("wifi").before_ns
         for side in SIDES:
             ended = await one.vpn.event(lambda r, side=side: r.side == side and r.turned("TERMINATED"), since)
             assert ended.reason == "transport_ttl_exceeded"

@@ -227,7 +227,7 @@ pub fn finish(shared: &Shared, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Takes a hint: believed only when it answers a probe of ours.
+/// Takes a hint: believed only when it answers a probe of ours, and not of an epoch that we have left.
 pub fn take_hint(shared: &Shared, datagram: &[u8]) -> std::result::Result<(), DropReason> {
     let envelope = HintEnvelope::parse(datagram)?;
     let session = shared.session_of(&envelope.cid).ok_or(DropReason::UnknownCid)?;
@@ -236,8 +236,11 @@ pub fn take_hint(shared: &Shared, datagram: &[u8]) -> std::result::Result<(), Dr
     let rx = session.rx.lock();
     let path = rx.epochs.iter().find_map(|open| open.key.path_of(&envelope.cid)).ok_or(DropReason::UnknownCid)?;
     drop(rx);
-    let tx = session.tx.lock();
-    let expected = tx.paths[path.index()].as_ref().is_some_and(|state| state.expects(&hint.challenge));
+    if hint.epoch < keys.epoch {
+        return Err(DropReason::WrongEpoch);
+    }
+    let mut tx = session.tx.lock();
+    let expected = tx.paths[path.index()].as_mut().is_some_and(|state| state.take_hint(&hint.challenge));
     drop(tx);
     if !expected {
         shared.counters.add(Counter::UnsolicitedReply, 1);

@@ -165,9 +165,10 @@ impl Path {
         self.last_probe_ns
     }
 
-    /// True when a probe with this challenge is under way.
-    pub fn expects(&self, challenge: &Challenge) -> bool {
-        self.outstanding.iter().any(|probe| probe.challenge == *challenge)
+    /// True when a probe with this challenge is under way; it is answered now, so that a copy of the hint is not.
+    pub fn take_hint(&mut self, challenge: &Challenge) -> bool {
+        let at = self.outstanding.iter().position(|probe| probe.challenge == *challenge);
+        at.and_then(|at| self.outstanding.remove(at)).is_some()
     }
 
     /// Takes the answer to a probe, which came from `source`; None when no probe to that address is under way.

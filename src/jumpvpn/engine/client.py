@@ -39,7 +39,7 @@ PATHS_PER_EPOCH = 8  # wire format: a path index names one candidate instance in
 DENIAL_WAIT = 5 * SECOND  # a gateway that denied is not asked again at once; doubled for each further denial
 DENIAL_WAIT_MAX = MINUTE  # after that long its switch budget is free again
 CHALLENGE_AGAIN = SECOND  # while DEGRADED, transports that fell silent are asked that often whether they are back
-PROMPT_TRIES = 2  # attempts of an episode without patience; later ones wait 2, 4, 8 ... s, so that they last
+PROMPT_TRIES = 2  # attempts without patience; once more transports that answered failed, wait 2, 4, 8 ... s
 BLIND_WAIT = 4 * SECOND  # doubled per attempt: then even a transport that answers no probe is tried, because a gateway
 # whose confirmation was lost has moved on to an epoch in which it cannot open our probes
 PATIENCE_MAX = MINUTE  # the longest wait between two attempts
@@ -70,6 +70,7 @@ class ClientEngine:
         self._denied_until = Instant(0)
         self._denials = 0
         self._denied_urgent = False
+        self._let_down = 0  # attempts of this episode that failed on transports which answered challenges
         self._corrected = False  # the gateway's refusal told what the next request has to name
         self._unstable_at = Instant(0)
         self._liveness: dict[TransportId, Liveness] = {}
@@ -496,6 +497,7 @@ class ClientEngine:
             known = self.transports[attempt.transport]
             if not known.usable:
                 continue
+            self._let_down += known.validated
             if attempt.kind is AttemptKind.SWITCH:
                 self.transports[known.id] = transport_facts.died(known, turn.now, turn.session.policy.switching)
             else:
@@ -645,9 +647,10 @@ class ClientEngine:
         known = self.transports[transport]
         if self._corrected or self._can_revalidate(session, transport) or session.attempts <= PROMPT_TRIES:
             return session.entered_at
-        if not known.validated or self._denied_until > session.entered_at:
+        if not known.validated:
             return self._blind_at(session)
-        return later(session.entered_at, min(SECOND * 2 ** (session.attempts - PROMPT_TRIES), PATIENCE_MAX))
+        patience = SECOND * 2 ** (self._let_down - PROMPT_TRIES) if self._let_down > PROMPT_TRIES else 0
+        return max(later(session.entered_at, min(patience, PATIENCE_MAX)), self._denied_until)
 
     def _blind_at(self, session: Session) -> Instant | None:
         """When to try without evidence; None when the last attempt has to be kept for a transport that answers."""
@@ -728,7 +731,7 @@ class ClientEngine:
         assert self.seat is not None
         before = self.seat.session
         self._bound_path = self.transports[effect.transport].path
-        self._denied_urgent = False
+        self._denied_urgent, self._let_down = False, 0
         if before.state is State.BIRTH or effect.epoch == before.epoch:
             return [out.Activate(turn.session.uid, effect.transport, effect.peer)]
         self._denied_until, self._denials = Instant(0), 0

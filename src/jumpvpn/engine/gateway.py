@@ -22,7 +22,7 @@ from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
 from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Epoch, Instant, Now, TransportId, later
 
-CHALLENGE_AGAIN = SECOND  # while DEGRADED, a bound transport that fell silent is asked that often whether it is back
+CHALLENGE_AGAIN = SECOND  # while DEGRADED, an incumbent that fell silent is asked that often whether it is back
 RETUNE_STEP = 5 * MILLISECOND
 
 BIRTH_TRANSPORT = TransportId("path0/udp")  # wire format: the transport of the handshake is path 0
@@ -33,6 +33,7 @@ class Place:
     """One session at the gateway: its seat, its device, and the client's paths as seen from here.
 
     ``owner_epoch`` is the incarnation that this process must record before it acts for a session of before it.
+    ``asked_ms`` is the newest wall clock (ms) of the client's requests: an older one could be a copy.
     """
 
     seat: Seat
@@ -41,7 +42,9 @@ class Place:
     transports: dict[TransportId, Transport] = field(default_factory=dict)
     liveness: dict[TransportId, Liveness] = field(default_factory=dict)
     request: int | None = None  # the reattach request that the pending turn grants
+    granted: Transport | None = None  # the granted transport as it was before: a commit that fails leaves it so
     owner_epoch: int = 0
+    asked_ms: int = 0
     challenged_at: Instant = Instant(0)
 
 
@@ -111,7 +114,8 @@ class GatewayEngine:
     def _restored(self, restored: inp.SessionRestored, now: Now) -> list[Output]:
         """A record from before this process: the keys of its epoch must never send again, so the binding is gone."""
         session = restored.session
-        place = Place(Seat(session), restored.device_key, owner_epoch=session.owner_epoch + 1)
+        # The nonces that were seen are forgotten: what was asked before now could be a copy.
+        place = Place(Seat(session), restored.device_key, owner_epoch=session.owner_epoch + 1, asked_ms=now.wall_ms + 1)
         self.places[session.uid] = place
         rival = self.session(self._by_device.get(restored.device_key, ""))
         if rival is None or rival.born_at < session.born_at:
@@ -156,7 +160,7 @@ class GatewayEngine:
                 turn.feed()
 
     def _epoch_proved(self, place: Place, fact: inp.EpochProved, turn: Turn) -> None:
-        known = self._see(place, fact.transport, fact.peer, turn.now)
+        self._see(place, fact.transport, fact.peer, turn.now)
         if turn.session.state is State.BIRTH:
             # The client could use our keys, so our answer reached the handshake's address: that one is bound, whichever
             # of the client's paths was the first to be heard.
@@ -182,10 +186,14 @@ class GatewayEngine:
         elif verdict.reason is Reason.ADDRESS_UNVALIDATED:
             turn.outputs.append(out.ChallengeReattach(asked.request))
         else:
-            self._refuse(asked, verdict, turn)
+            self._refuse(place, asked, verdict, turn)
+        if asked.proof:
+            latest = now.wall_ms + turn.session.policy.security.reattach_max_age // MILLISECOND
+            place.asked_ms = max(place.asked_ms, min(asked.time_ms, latest))
 
     def _grant(self, place: Place, asked: inp.ReattachAsked, request: ReattachRequest, turn: Turn) -> None:
         known = self._see(place, asked.transport, asked.peer, turn.now)
+        place.granted = known
         place.transports[known.id] = transport_facts.validated(known, asked.peer, known.rtt_ns, turn.now)
         accepted = ev.ReattachAccepted(asked.transport, asked.peer, asked.epoch, asked.nonce_id, request.cause)
         turn.feed(accepted)
@@ -195,13 +203,15 @@ class GatewayEngine:
         else:
             turn.outputs.append(out.RefuseReattach(asked.request, Reason.STALE_STATE_VERSION, 0, answer=False))
 
-    def _refuse(self, asked: inp.ReattachAsked, verdict: Verdict, turn: Turn) -> None:
+    def _refuse(self, place: Place, asked: inp.ReattachAsked, verdict: Verdict, turn: Turn) -> None:
+        """Refuse, and tell the client why; whoever may have sent a copy is told nothing."""
         assert verdict.reason is not None
         refused = ev.ReattachRefused(asked.transport, verdict.step, verdict.reason, asked.nonce_id, asked.proof)
         if turn.session.state is not State.TERMINATED:
             turn.feed(refused)
         version = int(turn.session.bound_version)
-        turn.outputs.append(out.RefuseReattach(asked.request, verdict.reason, version, verdict.answerable))
+        answer = verdict.answerable and asked.time_ms >= place.asked_ms
+        turn.outputs.append(out.RefuseReattach(asked.request, verdict.reason, version, answer))
 
     def _unknown(self, asked: inp.ReattachAsked) -> list[Output]:
         data = {"status": "DENIED", "step": 1, "nonce_id": asked.nonce_id}
@@ -215,12 +225,14 @@ class GatewayEngine:
         turn.outputs += self._tune(place, known.id, turn)
         self._return_by(fact, turn, known)
         attempt = turn.session.attempt
-        if attempt is None or attempt.transport != fact.transport:
-            turn.feed()
-        elif (expected := attempt.peer or _bound_peer(turn.session) or fact.peer) != fact.peer:
+        if (
+            attempt is None
+            or attempt.transport != fact.transport
+            or _asked_address(turn.session) not in (None, fact.peer)
+        ):
             turn.feed()
         elif attempt.kind is AttemptKind.REVALIDATE:
-            turn.feed(ev.IncumbentRevalidated(fact.transport, expected, fact.rtt_ns))
+            turn.feed(ev.IncumbentRevalidated(fact.transport, fact.peer, fact.rtt_ns))
         elif self._may_rebind(turn.session, turn.now):
             turn.feed(ev.RebindingValidated(fact.transport, fact.peer, fact.rtt_ns))
         else:
@@ -348,8 +360,9 @@ class GatewayEngine:
             return ev.TransportStabilized(session.binding.transport) if due is not None and now >= due else None
         if session.state is State.RECOVERING and session.attempt is None:
             return self._next_attempt(place, session, now)
-        if session.state is State.DEGRADED and bound is not None and bound.validated:
-            return ev.ConditionMet(bound.id, "incumbent_stable")
+        incumbent = place.transports.get(session.incumbent) if session.incumbent is not None else None
+        if session.state is State.DEGRADED and incumbent is not None and incumbent.validated:
+            return ev.ConditionMet(incumbent.id, "incumbent_stable")
         return None
 
     def _doubt_unanswered(self, place: Place, turn: Turn) -> None:
@@ -362,16 +375,18 @@ class GatewayEngine:
     def _challenge_silent(self, place: Place, turn: Turn) -> None:
         due = self._challenge_due(place, turn.session)
         if due is not None and turn.now >= due:
-            assert turn.session.binding is not None
+            assert turn.session.incumbent is not None
             place.challenged_at = turn.now
-            turn.outputs.append(out.ChallengePath(turn.session.uid, turn.session.binding.transport))
+            turn.outputs.append(out.ChallengePath(turn.session.uid, turn.session.incumbent))
 
     def _challenge_due(self, place: Place, session: Session) -> Instant | None:
-        """When a bound but silent transport is asked again, while DEGRADED waits for it."""
-        if session.state is not State.DEGRADED or session.binding is None:
+        """When a silent incumbent is asked again, while DEGRADED waits; never before this process had its keys."""
+        if session.state is not State.DEGRADED or session.incumbent is None:
             return None
-        known = place.transports.get(session.binding.transport)
-        return later(place.challenged_at, CHALLENGE_AGAIN) if known is not None and not known.validated else None
+        known = place.transports.get(session.incumbent)
+        if known is None or known.validated or known.validated_at is None:
+            return None
+        return later(place.challenged_at, CHALLENGE_AGAIN)
 
     def _next_attempt(self, place: Place, session: Session, now: Instant) -> ev.Event:
         """The gateway never moves a session by itself: it lets the incumbent prove itself, or waits for the client."""
@@ -379,9 +394,9 @@ class GatewayEngine:
         if wish is not None and wish.kind is AttemptKind.REBIND and wish.target not in session.tried:
             assert wish.target is not None
             return self._attempt(session, AttemptKind.REBIND, wish.target, now, wish.peer)
-        incumbent = session.incumbent
-        if session.binding is not None and incumbent is not None and incumbent not in session.tried:
-            return self._attempt(session, AttemptKind.REVALIDATE, incumbent, now)
+        known = place.transports.get(session.incumbent) if session.incumbent is not None else None
+        if known is not None and known.id not in session.tried and (session.binding is not None or known.validated):
+            return self._attempt(session, AttemptKind.REVALIDATE, known.id, now)
         return ev.NoCandidate(len(place.transports))
 
     def _attempt(
@@ -455,6 +470,7 @@ class GatewayEngine:
             return []
         turn = place.seat.settle(now.boot, committed=ended.result == "committed")
         if ended.result == "committed":
+            place.granted = None
             outputs = list(turn.outputs)
             if self._births.pop(ended.uid, None) is not None:
                 outputs += self._born(ended.uid, now)
@@ -467,7 +483,9 @@ class GatewayEngine:
 
     def _commit_lost(self, place: Place, turn: Turn, ended: inp.CommitEnded) -> list[Output]:
         """Nothing happened: tell nobody, keep the old record, and say so."""
-        place.request = None
+        if place.granted is not None:
+            place.transports[place.granted.id] = place.granted
+        place.request = place.granted = None
         unavailable = ended.result == "unavailable"
         reason = Reason.STORE_UNAVAILABLE if unavailable else Reason.ATOMICITY_FAILED
         name = "ownership.store_unavailable" if unavailable else "ownership.rejected"
@@ -501,5 +519,8 @@ class GatewayEngine:
             del self._by_device[place.device]
 
 
-def _bound_peer(session: Session) -> str | None:
+def _asked_address(session: Session) -> str | None:
+    """The address that the running attempt challenges, or None if any will do: nothing is bound."""
+    if session.attempt is not None and session.attempt.peer is not None:
+        return session.attempt.peer
     return session.binding.peer if session.binding is not None else None

@@ -45,6 +45,7 @@ class GatewayNode:
         self._config = config
         self._engine = GatewayEngine(config.policy)
         self._stopped: asyncio.Future[None]
+        self._restored: asyncio.Event
         self._plane_handle: Plane
         self._recorder: Recorder
         self._executor: GatewayExecutor
@@ -53,6 +54,7 @@ class GatewayNode:
     async def run(self) -> int:
         """Run until a signal or ``jumpvpn down``; the sessions stay in the store."""
         self._stopped = asyncio.get_running_loop().create_future()
+        self._restored = asyncio.Event()
         node.on_defects(self._failed)
         node.require_privileges()
         key = read_private_key(self._config.private_key_file)
@@ -87,6 +89,8 @@ class GatewayNode:
         loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
         stack.callback(loop.remove_reader, plane.fact_fd)
         async with node.background(self._driver.run(), self._recorder.forget_exported(), on_failure=self._failed):
+            await self._driver.rest()
+            self._restored.set()
             self._announce_ready()
             await self._stopped
         self._recorder.emit((DomainEvent("node.stopped", "N", data={"cause": "asked"}),), clock.now())
@@ -163,6 +167,7 @@ class GatewayNode:
         return {"status": self._status, "down": self._down, "terminate": self._terminate, "switch": self._switch}
 
     async def _status(self, _args: Any) -> Any:
+        await self._restored.wait()  # until then it would tell less than there is
         names, late = self._executor.names, self._executor.race.lost
         return status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names, late)
 
@@ -171,6 +176,7 @@ class GatewayNode:
         return {"stopping": True}
 
     async def _terminate(self, args: Any) -> Any:
+        await self._restored.wait()
         wanted = str(args.get("session") or "")
         matches = [uid for uid in self._engine.places if uid.startswith(wanted)] if wanted else []
         if len(matches) != 1:

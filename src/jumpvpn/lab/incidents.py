@@ -236,7 +236,10 @@ def _incident(
 
 
 async def _carrier(vpn: Deployment) -> str:
-    """The transport that the client is bound to now, or nothing."""
+    """The transport that carries the session, as soon as the client is ATTACHED; nothing if it stays without one."""
+    changes = [r for r in vpn.journals.records if r.side == "client" and r.event == "session.state_change"]
+    if not changes[-1].turned("ATTACHED"):
+        await vpn.attached(changes[-1].at_ns, sides=("client",))
     binding = (await vpn.status("client"))["sessions"][0]["binding"]
     return str(binding["transport"]) if binding else ""
 

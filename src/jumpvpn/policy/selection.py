@@ -142,7 +142,7 @@ def _unsuppressed(allowed: list[Candidate], wish: Wish) -> list[Candidate]:
 def _suppressed(flapping: list[Candidate]) -> Refused:
     """All candidates flap: the switch waits for the first that is calm again."""
     times = [c.reuse_at for c in flapping if c.reuse_at is not None]
-    detail = {"candidate_count": len(flapping), "to_id": flapping[0].id, "rule": "switching.flap_suppress"}
+    detail = {"candidate_count": len(flapping), "to_id": min(c.id for c in flapping), "rule": "switching.flap_suppress"}
     return Refused("cooldown_active", detail, min(times, default=None))
 
 

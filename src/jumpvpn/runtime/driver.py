@@ -54,6 +54,7 @@ class Driver:
         self._inputs: deque[Any] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._ended = False
         self._failure: BaseException | None = None
         self._commits: set[asyncio.Task[None]] = set()
         self.on_turn: Callable[[], None] = lambda: None
@@ -64,8 +65,8 @@ class Driver:
         self._wake.set()
 
     async def rest(self) -> None:
-        """Wait until every input so far has been handled."""
-        while self._inputs:  # noqa: ASYNC110 - the loop handles them between two turns of the caller
+        """Wait until every input so far has been handled, or ``run`` has ended."""
+        while self._inputs and not self._ended:  # noqa: ASYNC110 - the loop handles them between two turns of the caller
             await asyncio.sleep(0)
 
     def stop(self) -> None:
@@ -84,6 +85,7 @@ class Driver:
                     return
                 await self._rest()
         finally:
+            self._ended = True
             if self._commits:  # what is on its way to the store reaches the journal before that is closed
                 await asyncio.wait(self._commits)
 

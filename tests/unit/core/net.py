@@ -288,7 +288,8 @@ class GatewayPlane(Side):
         """Carry out one order of the gateway's engine."""
         match order:
             case out.TuneLiveness():
-                self.limits[index] = order if (index := path_of(order.transport)) >= 0 else order
+                index = path_of(order.transport)
+                self.limits[index] = order
                 if index in self.paths:
                     self.paths[index].limits = order
             case out.ChallengePath():

@@ -136,11 +136,15 @@ def test_one_step_keeps_the_record_lawful(session: Session, event: ev.Event, now
 
 @given(sessions(), events, instants)
 @settings(max_examples=1000, deadline=None)
-def test_each_change_of_state_has_exactly_one_event_with_a_reason(session: Session, event: ev.Event, now: object) -> None:
+def test_each_change_of_state_has_exactly_one_event_with_a_reason(
+    session: Session, event: ev.Event, now: object
+) -> None:
     outcome = step(session, event, now)  # type: ignore[arg-type]
     changes = [e for e in outcome.events if e.name == "session.state_change"]
     path = [(e.prev_state, e.state) for e in changes]
-    assert [start for start, _ in path] + [outcome.session.state.value] == [session.state.value] + [end for _, end in path]
+    assert [start for start, _ in path] + [outcome.session.state.value] == [session.state.value] + [
+        end for _, end in path
+    ]
     assert [e.state_version for e in changes] == sorted({e.state_version for e in changes})
     assert all(e.lane == "S" and e.reason is not None for e in changes)
     ended = [e for e in outcome.events if e.name == "session.terminated"]

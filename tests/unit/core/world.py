@@ -304,7 +304,9 @@ class World:
             self.events += [(side, self.now, event) for event in order.events]
         ended = inp.CommitEnded(order.uid, order.serial, result)
         process = self.gateway
-        self.after(store.delay, lambda: self._handle(side, ended) if side == "client" or process is self.gateway else None)
+        self.after(
+            store.delay, lambda: self._handle(side, ended) if side == "client" or process is self.gateway else None
+        )
 
     def _lawful(self, order: out.Commit, before: Session | None) -> None:
         after = order.session

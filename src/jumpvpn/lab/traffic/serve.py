@@ -137,7 +137,11 @@ def _request_target(connection: socket.socket) -> str:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    return socket.create_server((address, port), backlog=64)
+    """Listen with Linux's default congestion control: BBR's PROBE_RTT (each 10 s) would read as an outage."""
+    listener = socket.create_server((address, port), backlog=64)
+    with contextlib.suppress(OSError):  # a kernel without it keeps its own choice
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    return listener
 
 
 def _print(line: dict[str, object]) -> None:

@@ -1,0 +1,129 @@
+"""Records outlive processes and reboots; foreign bytes never become sessions. The welcome survives its codec."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from build import START
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import sessions
+
+from jumpvpn.policy.model import Policy
+from jumpvpn.session import records
+from jumpvpn.session.deadlines import deadlines
+from jumpvpn.session.records import BadRecord, Kept
+from jumpvpn.session.state import Session, State
+from jumpvpn.values import MILLISECOND, MINUTE, SECOND, Instant, Now, later
+from jumpvpn.wire.welcome import BadWelcome, Limits, Welcome, decode_welcome, encode_welcome
+
+KEPT = Kept(b"k" * 32, "laptop", ("10.9.0.2/32", "fd00::2/128"))
+WRITTEN = Now(later(START, 30 * SECOND), 1_700_000_000_000)
+LIVE = tuple(state for state in State if state is not State.TERMINATED)
+
+
+def _durable(session: Session) -> Session:
+    return replace(session, attempt=None, tried=(), want=None, warnings=0, next_policy=None)
+
+
+@given(sessions())
+def test_the_same_boot_reads_back_what_was_written(session: Session) -> None:
+    body = records.encode(session, KEPT, WRITTEN, "boot-a")
+    again, kept = records.decode(body, session.policy, Now(later(WRITTEN.boot, MINUTE), 0), "boot-a")
+    assert again == _durable(session)
+    assert kept == KEPT
+
+
+@given(sessions(LIVE), st.integers(0, 10**7), st.integers(0, 10**7))
+def test_after_a_reboot_every_age_is_what_the_wall_clock_says(session: Session, away_ms: int, uptime_ms: int) -> None:
+    body = records.encode(session, KEPT, WRITTEN, "boot-a")
+    now = Now(Instant(uptime_ms * MILLISECOND), WRITTEN.wall_ms + away_ms)
+    again, _ = records.decode(body, session.policy, now, "boot-b")
+    before = {deadline.name: deadline.at - WRITTEN.boot for deadline in deadlines(_durable(session))}
+    after = {deadline.name: deadline.at - now.boot for deadline in deadlines(again)}
+    assert after == {name: left - away_ms * MILLISECOND for name, left in before.items()}
+
+
+@given(sessions(LIVE), st.integers(1, 10**9))
+def test_a_clock_that_went_back_lengthens_no_deadline(session: Session, back_ms: int) -> None:
+    body = records.encode(session, KEPT, WRITTEN, "boot-a")
+    now = Now(Instant(5 * SECOND), WRITTEN.wall_ms - back_ms)
+    again, _ = records.decode(body, session.policy, now, "boot-b")
+    before = {deadline.name: deadline.at - WRITTEN.boot for deadline in deadlines(_durable(session))}
+    assert {deadline.name: deadline.at - now.boot for deadline in deadlines(again)} == before
+
+
+@given(st.binary(max_size=400))
+def test_foreign_bytes_are_refused(body: bytes) -> None:
+    with pytest.raises(BadRecord):
+        records.decode(body, Policy(), WRITTEN, "boot-a")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("format", 2), ("state", "LIMBO"), ("role", "spy"), ("reason", "because"), ("id", b"short"), ("extra", 1)],
+)
+def test_a_damaged_field_is_refused(field: str, value: object) -> None:
+    body = msgspec.msgpack.decode(records.encode(_any_session(), KEPT, WRITTEN, "boot-a"))
+    body[field] = value
+    with pytest.raises(BadRecord):
+        records.decode(msgspec.msgpack.encode(body), Policy(), WRITTEN, "boot-a")
+
+
+def _any_session() -> Session:
+    from build import attached
+
+    return attached()
+
+
+def test_records_never_carry_secrets_in_their_repr() -> None:
+    session = _any_session()
+    assert session.id.raw.hex() not in repr(session)
+    assert str(session.id.raw) not in repr(session)
+
+
+# --- welcome ---------------------------------------------------------------------------------------------------------
+
+WELCOME = Welcome(
+    gateway="gw1", addresses=("10.9.0.2/24", "fd00::2/64"), routes=("0.0.0.0/0", "::/0"), mtu=1380,
+    limits=Limits.of(Policy()), version=1,
+)  # fmt: skip
+
+
+def test_welcome_round_trip() -> None:
+    assert decode_welcome(encode_welcome(WELCOME)) == WELCOME
+
+
+def test_a_welcome_that_does_not_fit_is_refused_by_the_gateway() -> None:
+    routes = tuple(f"2001:db8:{n:x}:ffff:ffff:ffff::/96" for n in range(64))
+    with pytest.raises(ValueError, match="announce fewer routes"):
+        encode_welcome(msgspec.structs.replace(WELCOME, routes=routes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"addresses": ("10.9.0.300/24",)}, {"routes": ("10.9.0.1/24",)}, {"mtu": 0},
+        {"mtu": 100}, {"mtu": 65535}, {"version": -1}, {"gateway": "g" * 65},
+    ],
+)  # fmt: skip
+def test_a_malformed_welcome_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(BadWelcome):
+        decode_welcome(encode_welcome(msgspec.structs.replace(WELCOME, **change)))
+
+
+@given(st.binary(max_size=200))
+def test_foreign_welcome_bytes_are_refused(body: bytes) -> None:
+    with pytest.raises(BadWelcome):
+        decode_welcome(body)
+
+
+def test_limits_only_tighten() -> None:
+    mine = Policy()
+    strict = msgspec.structs.replace(Limits.of(mine), transport_ttl=60 * SECOND, max_per_minute=3)
+    met = strict.applied_to(mine)
+    assert (met.session.transport_ttl, met.switching.max_per_minute) == (60 * SECOND, 3)
+    loose = msgspec.structs.replace(Limits.of(mine), transport_ttl=10**15, max_per_minute=600)
+    assert loose.applied_to(mine) == mine
