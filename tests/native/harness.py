@@ -278,7 +278,13 @@ class Proxy:
 
 def liveness(node: Node, session: int, path: int, **limits_ms: float) -> None:
     """Sets limits in ms: probe_busy, probe_idle, silence_busy, silence_idle, and dead_factor."""
-    limits = {"probe_busy": 20, "probe_idle": 1000, "silence_busy": 80, "silence_idle": 200, "loss_window": 0} | limits_ms
+    limits = {
+        "probe_busy": 20,
+        "probe_idle": 1000,
+        "silence_busy": 80,
+        "silence_idle": 200,
+        "loss_window": 0,
+    } | limits_ms
     dead_factor = limits.pop("dead_factor", 2.0)
     values = {f"{name}_ns": int(value * MS) for name, value in limits.items()}
     node.plane.set_liveness(session, path, dead_factor=dead_factor, **values)

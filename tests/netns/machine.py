@@ -114,12 +114,25 @@ class Machine:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Start ``jumpvpn ARGS``, with its words in a pipe."""
+        return self._start(command(*args))
+
+    def _start(self, argv: list[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            self.inside(command(*args)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, env=ENVIRONMENT,
+            self.inside(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT,
         )  # fmt: skip
         self._started.append(process)
         return process
+
+    def python(self, script: str, *args: str) -> None:
+        """Run a Python script to its end; it must succeed."""
+        argv = self.inside([sys.executable, "-P", "-c", script, *args])
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+
+    def start_python(self, script: str) -> subprocess.Popen[str]:
+        """Start a Python script, with its words in a pipe."""
+        return self._start([sys.executable, "-P", "-c", script])
 
     def start_gateway(self, config: str = "gateway.toml") -> subprocess.Popen[str]:
         """Start a gateway and wait until it says that it listens."""

@@ -20,6 +20,25 @@ size=$(stat -c %s small/events.jsonl); head -c $((4095 - size % 4096)) /dev/zero
 echo >> small/events.jsonl"""
 FILL = "head -c 1M /dev/zero > {}/rest 2>/dev/null || true"
 
+# A whole and honest handshake of a device that no list holds.
+KNOCK = f"""
+import sys, time
+from jumpvpn._native import Plane, generate_private_key
+from jumpvpn.config import decode_key
+plane = Plane(role="client", private_key=generate_private_key(), cluster_key=b"", tun="", mtu=1400,
+    queue_bytes=65536, replay_bytes=65536, replay_ms=100)
+socket, _ = plane.open_socket(bind="127.0.0.1:0")
+plane.begin_handshake(socket=socket, gateway="127.0.0.1:{PORT}", gateway_key=decode_key(sys.argv[1]),
+    timestamp_ns=time.time_ns(), credential=b"")
+time.sleep(0.1)
+"""
+# Where a node's loop calls code of ours: the engine, a callback of the event loop, a job beside the loop.
+DEFECTS = [
+    ("client", "import jumpvpn.engine.client as m; m.ClientEngine.handle = lambda *_: {}['oops']"),
+    ("client", "import jumpvpn.client.handshake as m; m.Handshake.run = lambda *_: {}['oops']"),
+    ("gateway", "import jumpvpn.gateway.executor as m; m.GatewayExecutor.consume = lambda *_: {}['oops']"),
+]
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
@@ -168,6 +187,44 @@ def test_full_disk_for_events_while_running(machine: Machine) -> None:
     assert said.count("\n") == 1
     assert (machine.installed(), machine.stray_files()) == (before, [])
     assert machine.sh("tail -c 1 small/events.jsonl") == "\n", "a line is whole or not there"
+
+
+def test_full_disk_when_a_stranger_knocks(machine: Machine) -> None:
+    """A gateway that cannot record who it refused does not go on as if nothing had happened."""
+    machine.sh("mkdir small; mount -t tmpfs -o size=64k tmpfs small")
+    before = machine.installed()
+    machine.write_gateway(events="small/events.jsonl")
+    gateway = machine.start_gateway()
+    machine.sh(f"{PAD}; {FILL.format('small')}")
+    machine.python(KNOCK, machine.keys["gateway"])
+    _, said = gateway.communicate(timeout=20)
+    assert gateway.returncode == RUN
+    assert said.startswith("jumpvpn: error: cannot write the event journal")
+    assert said.count("\n") == 1
+    assert (machine.installed(), machine.stray_files()) == (before, [])
+
+
+@pytest.mark.parametrize(("role", "broken"), DEFECTS, ids=["engine", "job", "callback"])
+def test_defect_in_the_loop_ends_the_node_in_order(machine: Machine, role: str, broken: str) -> None:
+    before = machine.installed()
+    command, config = ("gateway", "gateway.toml") if role == "gateway" else ("up", "client.toml")
+    start = f"""
+import sys
+{broken}
+from jumpvpn.cli.main import app
+sys.argv = ["jumpvpn", "{command}", "--config", "{config}"]
+app()
+"""
+    running = machine.start_python(start)
+    if role == "gateway":
+        assert running.stderr is not None
+        assert "listens on" in running.stderr.readline()
+        machine.python(KNOCK, machine.keys["gateway"])
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == RUN
+    assert said.startswith("jumpvpn: error: internal error: KeyError: 'oops'")
+    assert said.count("\n") == 1
+    assert (machine.installed(), machine.stray_files()) == (before, [])
 
 
 def test_read_only_places(machine: Machine) -> None:

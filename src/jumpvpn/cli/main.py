@@ -52,7 +52,11 @@ def usage_words(error: typer.TyperException) -> str:
 
 @commands.callback(invoke_without_command=True)
 def without_command(context: typer.Context) -> None:
-    """Jumping VPN: the session survives the death of its transports."""
+    """Jumping VPN: the session survives the death of its transports.
+
+    Exit status: 0 done, or stopped when asked to; 1 cannot run or cannot go on; 2 the command line or a configuration
+    is wrong; 3 the client's session was ended by a rule, which it names.
+    """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(USAGE_FAILURE)

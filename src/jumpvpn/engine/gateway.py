@@ -24,6 +24,7 @@ from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Epoch, Instant, Now
 
 CHALLENGE_AGAIN = SECOND  # while DEGRADED, an incumbent that fell silent is asked that often whether it is back
 RETUNE_STEP = 5 * MILLISECOND
+UNBOUND = (out.ChallengeReattach, out.RefuseReattach, out.TuneLiveness)  # orders that depend on no commit
 
 BIRTH_TRANSPORT = TransportId("path0/udp")  # wire format: the transport of the handshake is path 0
 
@@ -260,7 +261,7 @@ class GatewayEngine:
         elif turn.session.state is State.DEGRADED:
             turn.feed(ev.ConditionMet(fact.transport, "rebinding_answers"))
         attempt = turn.session.attempt
-        if attempt is not None and attempt.kind is AttemptKind.REVALIDATE:
+        if attempt is not None and attempt.transport == fact.transport and attempt.peer != fact.peer:
             turn.feed(ev.AttemptFailed(attempt.transport, Reason.NAT_REBINDING))
         if turn.session.state is State.RECOVERING and turn.session.attempt is None:
             turn.feed(self._attempt(turn.session, AttemptKind.REBIND, fact.transport, turn.now, fact.peer))
@@ -497,7 +498,7 @@ class GatewayEngine:
             name, "N", session=ended.uid, state_version=int(session.version), owner_epoch=session.owner_epoch,
             prev_state=session.state.value, state=session.state.value, reason=reason.value, data=data,
         )  # fmt: skip
-        outputs: list[Output] = [out.Emit((event,))]
+        outputs: list[Output] = [out.Emit((event,)), *(order for order in turn.outputs if isinstance(order, UNBOUND))]
         handshake = self._births.pop(ended.uid, None)
         if handshake is not None:
             self._forget(ended.uid)
