@@ -19,7 +19,7 @@ Facts, by their first item:
 - `("handshake_failed", hs, reason: str)` client: `expired` after 60 s, or `cid_collision`.
 - `("epoch_confirmed", session, epoch, path, peer)` first authenticated datagram of the newest epoch.
 - `("reattach_request", req, session, session_id: bytes, socket, peer, proof: bool, nonce_id: str, next_epoch,
-  expected_version, time_ms, path,
+  expected_version, age_ms, path,
   cause, token_ok: bool, fresh_nonce: bool)` gateway; session is 0 (and proof False) when the ticket is right and
   the session is not here. Decide by
   `prepare_reattach` + `commit_reattach`, `challenge_reattach`, `deny_reattach` or `drop_reattach`; forgotten after
@@ -234,7 +234,7 @@ class Plane:
         path: int,
         next_epoch: int,
         expected_version: int,
-        time_ms: int,
+        age_ms: int,
         cause: int,
         token: bytes,
         zero_rtt: bool = False,

@@ -184,7 +184,7 @@ class Pair:
             path=path,
             next_epoch=self.epoch + 1,
             expected_version=self.version,
-            time_ms=time.time_ns() // MS,
+            age_ms=time.time_ns() // MS,
             cause=3,
             token=token,
             zero_rtt=zero_rtt,

@@ -394,12 +394,12 @@ def request(
     client_nonce: bytes,
     next_epoch: int,
     expected_version: int,
-    time_ms: int,
+    age_ms: int,
     path: int,
     cause: int,
     token: bytes,
 ) -> bytes:
-    body = struct.pack(">QQQBBB", next_epoch, expected_version, time_ms, path, cause, len(token)) + token
+    body = struct.pack(">QQQBBB", next_epoch, expected_version, age_ms, path, cause, len(token)) + token
     return single(control, "reattach request", client_nonce, b"\x50" + ticket + client_nonce, body.ljust(128, b"\0"))
 
 

@@ -45,7 +45,7 @@ pub struct Wish {
     /// Version of the session record that the client believes in.
     pub expected_version: u64,
     /// Wall clock, ms.
-    pub time_ms: u64,
+    pub age_ms: u64,
     /// Cause in the control plane's numbering.
     pub cause: u8,
     /// Return token of a challenge, or empty.
@@ -72,7 +72,7 @@ pub fn begin(shared: &Shared, session: &Arc<Session>, wish: &Wish) -> Result<[u8
     let request = Request {
         next_epoch: wish.next_epoch,
         expected_version: wish.expected_version,
-        time_ms: wish.time_ms,
+        age_ms: wish.age_ms,
         path: wish.path,
         cause: wish.cause,
         token,

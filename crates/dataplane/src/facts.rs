@@ -134,7 +134,7 @@ pub struct ReattachRequest {
     pub nonce: [u8; 8],
     pub next_epoch: u64,
     pub expected_version: u64,
-    pub time_ms: u64,
+    pub age_ms: u64,
     pub path: u8,
     pub cause: u8,
     pub token_ok: bool,

@@ -142,7 +142,7 @@ fn take_known(
     let request = shared.new_handle();
     let mut fact = fact_of(request, Some(session.handle), session.id, origin, &envelope.nonce);
     fact.proof = true;
-    (fact.next_epoch, fact.expected_version, fact.time_ms) = (wish.next_epoch, wish.expected_version, wish.time_ms);
+    (fact.next_epoch, fact.expected_version, fact.age_ms) = (wish.next_epoch, wish.expected_version, wish.age_ms);
     (fact.path, fact.cause, fact.fresh_nonce) = (wish.path.get(), wish.cause, fresh_nonce);
     fact.token_ok = token_ok(shared, &wish.token, origin, &session.id);
     if fresh_nonce && !hold_next(shared, &session, &keys, origin, request, &wish, &root, &envelope.nonce) {
@@ -238,7 +238,7 @@ fn fact_of(
         nonce: short(nonce),
         next_epoch: 0,
         expected_version: 0,
-        time_ms: 0,
+        age_ms: 0,
         path: 0,
         cause: 0,
         token_ok: false,

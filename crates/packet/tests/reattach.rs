@@ -18,10 +18,10 @@ fn ticket() -> Ticket {
 }
 
 prop_compose! {
-    fn request()(next_epoch: u64, expected_version: u64, time_ms: u64, path in 0u8..8, cause: u8,
+    fn request()(next_epoch: u64, expected_version: u64, age_ms: u64, path in 0u8..8, cause: u8,
                  token in vec(any::<u8>(), 0..=MAX_TOKEN)) -> Request {
         let (path, token) = (PathIndex::new(path).unwrap(), Token::parse(&token).unwrap());
-        Request { next_epoch, expected_version, time_ms, path, cause, token }
+        Request { next_epoch, expected_version, age_ms, path, cause, token }
     }
 }
 
@@ -94,7 +94,7 @@ fn open_any(datagram: &[u8]) -> Result<(), DropReason> {
 fn samples() -> [Vec<u8>; 3] {
     let path = PathIndex::new(1).unwrap();
     let token = Token::default();
-    let request = Request { next_epoch: 2, expected_version: 3, time_ms: 4, path, cause: 5, token: token.clone() };
+    let request = Request { next_epoch: 2, expected_version: 3, age_ms: 4, path, cause: 5, token: token.clone() };
     let tickets = vec![ticket(); 2];
     let reply = Reply { status: ReplyStatus::Committed, epoch: 2, version: 4, path, reason: 0, token, tickets };
     let hint = Hint { challenge: [1; 8], epoch: 2, cause: 3 };

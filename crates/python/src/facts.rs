@@ -63,7 +63,7 @@ fn reattach_request<'py>(py: Python<'py>, request: &ReattachRequest) -> PyResult
         hex(&request.nonce),
         request.next_epoch,
         request.expected_version,
-        request.time_ms,
+        request.age_ms,
         request.path,
         request.cause,
         request.token_ok,

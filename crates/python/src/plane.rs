@@ -285,7 +285,7 @@ impl Plane {
         Ok(dict)
     }
 
-    #[pyo3(signature = (session, *, path, next_epoch, expected_version, time_ms, cause, token, zero_rtt = false))]
+    #[pyo3(signature = (session, *, path, next_epoch, expected_version, age_ms, cause, token, zero_rtt = false))]
     #[allow(clippy::too_many_arguments)]
     fn begin_reattach(
         &self,
@@ -294,13 +294,13 @@ impl Plane {
         path: u8,
         next_epoch: u64,
         expected_version: u64,
-        time_ms: u64,
+        age_ms: u64,
         cause: u8,
         token: Vec<u8>,
         zero_rtt: bool,
     ) -> PyResult<String> {
         let path = path_index(path)?;
-        let wish = Wish { path, next_epoch, expected_version, time_ms, cause, token, zero_rtt };
+        let wish = Wish { path, next_epoch, expected_version, age_ms, cause, token, zero_rtt };
         let nonce = run(py, self, |plane| plane.begin_reattach(session, &wish))?;
         Ok(nonce.iter().map(|byte| format!("{byte:02x}")).collect())
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
-from jumpvpn.engine.client import BIRTH_PATH
+from jumpvpn.engine.book import BIRTH_PATH
 from jumpvpn.engine.outputs import Output
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, Race, error_name
@@ -149,7 +149,7 @@ class ClientExecutor:
             return
         self._plane.begin_reattach(
             self.handle, path=way.path, next_epoch=order.epoch, expected_version=order.expected_version,
-            time_ms=clock.wall_time_ms(), cause=order.cause.code, token=order.token, zero_rtt=True,
+            age_ms=order.age_ms, cause=order.cause.code, token=order.token, zero_rtt=True,
         )  # fmt: skip
         self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
 

@@ -254,7 +254,8 @@ class ClientNode:
             self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
             return
         self._recorder.use_policy(policy)
-        self._post(inp.PolicyOffered(policy))
+        bounded = self._welcome.limits.applied_to(policy) if self._welcome is not None else policy
+        self._post(inp.PolicyOffered(bounded))
 
     def _session_ended(self, reason: Reason) -> None:
         if not self._ended.done():

@@ -34,7 +34,7 @@ class Place:
     """One session at the gateway: its seat, its device, and the client's paths as seen from here.
 
     ``owner_epoch`` is the incarnation that this process must record before it acts for a session of before it.
-    ``asked_ms`` is the newest wall clock (ms) of the client's requests: an older one could be a copy.
+    ``asked_age_ms`` is the newest age (ms) that a request of the client named: an older one could be a copy.
     """
 
     seat: Seat
@@ -45,7 +45,7 @@ class Place:
     request: int | None = None  # the reattach request that the pending turn grants
     granted: Transport | None = None  # the granted transport as it was before: a commit that fails leaves it so
     owner_epoch: int = 0
-    asked_ms: int = 0
+    asked_age_ms: int = 0
     challenged_at: Instant = Instant(0)
 
 
@@ -116,7 +116,12 @@ class GatewayEngine:
         """A record from before this process: the keys of its epoch must never send again, so the binding is gone."""
         session = restored.session
         # The nonces that were seen are forgotten: what was asked before now could be a copy.
-        place = Place(Seat(session), restored.device_key, owner_epoch=session.owner_epoch + 1, asked_ms=now.wall_ms + 1)
+        place = Place(
+            Seat(session),
+            restored.device_key,
+            owner_epoch=session.owner_epoch + 1,
+            asked_age_ms=_age_ms(session, now.boot) + 1,
+        )
         self.places[session.uid] = place
         rival = self.session(self._by_device.get(restored.device_key, ""))
         if rival is None or rival.born_at < session.born_at:
@@ -179,7 +184,7 @@ class GatewayEngine:
         request = ReattachRequest(
             transport=asked.transport, peer=asked.peer, proof=asked.proof, fresh_nonce=asked.fresh_nonce,
             nonce_id=asked.nonce_id, epoch=asked.epoch, expected_version=asked.expected_version,
-            time_ms=asked.time_ms, cause=reason_of_code(asked.cause), address_validated=proved,
+            age_ms=asked.age_ms, cause=reason_of_code(asked.cause), address_validated=proved,
         )  # fmt: skip
         verdict = validate(turn.session, request, now, owned=True)
         if verdict.passed:
@@ -189,8 +194,9 @@ class GatewayEngine:
         else:
             self._refuse(place, asked, verdict, turn)
         if asked.proof:
-            latest = now.wall_ms + turn.session.policy.security.reattach_max_age // MILLISECOND
-            place.asked_ms = max(place.asked_ms, min(asked.time_ms, latest))
+            tolerance = turn.session.policy.security.reattach_max_age // MILLISECOND
+            latest = _age_ms(turn.session, turn.now) + tolerance
+            place.asked_age_ms = max(place.asked_age_ms, min(asked.age_ms, latest))
 
     def _grant(self, place: Place, asked: inp.ReattachAsked, request: ReattachRequest, turn: Turn) -> None:
         known = self._see(place, asked.transport, asked.peer, turn.now)
@@ -211,7 +217,7 @@ class GatewayEngine:
         if turn.session.state is not State.TERMINATED:
             turn.feed(refused)
         version = int(turn.session.bound_version)
-        answer = verdict.answerable and asked.time_ms >= place.asked_ms
+        answer = verdict.answerable and asked.age_ms >= place.asked_age_ms
         turn.outputs.append(out.RefuseReattach(asked.request, verdict.reason, version, answer))
 
     def _unknown(self, asked: inp.ReattachAsked) -> list[Output]:
@@ -525,3 +531,7 @@ def _asked_address(session: Session) -> str | None:
     if session.attempt is not None and session.attempt.peer is not None:
         return session.attempt.peer
     return session.binding.peer if session.binding is not None else None
+
+
+def _age_ms(session: Session, now: Instant) -> int:
+    return (now - session.born_at) // MILLISECOND

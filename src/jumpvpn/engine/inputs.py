@@ -87,7 +87,7 @@ class ReattachAsked:
     nonce_id: str
     epoch: Epoch
     expected_version: int
-    time_ms: int
+    age_ms: int
     cause: int
 
 

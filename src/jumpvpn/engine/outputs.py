@@ -98,11 +98,12 @@ class Deactivate:
 
 @dataclass(frozen=True, slots=True)
 class AskReattach:
-    """Client: send a reattach request on ``transport``."""
+    """Client: send a reattach request on ``transport``; ``age_ms`` is the session's age on the client's boot clock."""
 
     transport: TransportId
     epoch: Epoch
     expected_version: int
+    age_ms: int
     cause: Reason
     token: bytes = field(default=b"", repr=False)
 

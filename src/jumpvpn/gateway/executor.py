@@ -207,14 +207,14 @@ class GatewayExecutor:
 
     def _reattach(self, fact: Fact) -> None:
         (
-            _, request, handle, _, _, peer, proof, nonce_id, epoch, version, time_ms, path, cause, token_ok,
+            _, request, handle, _, _, peer, proof, nonce_id, epoch, version, age_ms, path, cause, token_ok,
             fresh,
         ) = fact  # fmt: skip
         uid = self._uids.get(handle) if handle else None
         self._post(
             inp.ReattachAsked(
                 request, uid, transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch), version,
-                time_ms, cause,
+                age_ms, cause,
             )
         )  # fmt: skip
 

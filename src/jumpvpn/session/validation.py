@@ -19,7 +19,10 @@ PROOF_STEP = 6
 
 @dataclass(frozen=True, slots=True)
 class ReattachRequest:
-    """What a request claims and what the packet core found out about it. ``time_ms`` is the client's wall clock."""
+    """What a request claims and what the packet core found out about it.
+
+    ``age_ms`` is how old the session is on the client's boot clock: wall clocks may lie at either end, and jump.
+    """
 
     transport: TransportId
     peer: str
@@ -28,7 +31,7 @@ class ReattachRequest:
     nonce_id: str
     epoch: Epoch
     expected_version: int
-    time_ms: int
+    age_ms: int
     cause: Reason
     address_validated: bool
 
@@ -76,8 +79,8 @@ def validate(session: Session | None, request: ReattachRequest, now: Now, *, own
 def _proven(session: Session, request: ReattachRequest, now: Now) -> Verdict:
     if not request.fresh_nonce:
         return Verdict(7, Reason.REPLAY_DETECTED)
-    age_ms = abs(now.wall_ms - request.time_ms)
-    if age_ms * MILLISECOND > session.policy.security.reattach_max_age:
+    apart = abs(now.boot - session.born_at - request.age_ms * MILLISECOND)
+    if apart > session.policy.security.reattach_max_age:
         return Verdict(7, Reason.STALE_REQUEST)
     if request.expected_version not in (session.bound_version, session.prior_bound_version):
         return Verdict(8, Reason.STALE_STATE_VERSION)

@@ -138,7 +138,7 @@ class Request:
     transport: TransportId
     cause: int
     token: bytes
-    time_ms: int
+    age_ms: int
 
 
 class ClientPlane(Side):
@@ -205,7 +205,7 @@ class ClientPlane(Side):
         nonce = f"{self.world.number():04x}"
         self.request = Request(
             nonce, order.epoch, order.expected_version, index, order.transport, order.cause.code, order.token,
-            self.world.wall_ms(),
+            order.age_ms,
         )  # fmt: skip
         self._resend(nonce)
 
@@ -404,7 +404,7 @@ class GatewayPlane(Side):
             inp.ReattachAsked(
                 number, self.uid, transport_of(request.path), address, True, fresh,
                 request.token == address.encode(), request.nonce, Epoch(request.epoch), request.version,
-                request.time_ms, request.cause,
+                request.age_ms, request.cause,
             )
         )  # fmt: skip
 

@@ -15,8 +15,9 @@ from jumpvpn.session.validation import EPOCH_JUMP, ReattachRequest, validate
 from jumpvpn.values import MINUTE, SECOND, Epoch, Instant, Now, Version, later
 
 NOW = Now(later(START, 10 * SECOND), 1_700_000_000_000)
+AGE_MS = 10_000  # of the session, which was born at START
 GOOD = ReattachRequest(
-    ETH, PEER, proof=True, fresh_nonce=True, nonce_id="aa", epoch=Epoch(2), expected_version=1, time_ms=NOW.wall_ms,
+    ETH, PEER, proof=True, fresh_nonce=True, nonce_id="aa", epoch=Epoch(2), expected_version=1, age_ms=AGE_MS,
     cause=Reason.TRANSPORT_DEAD, address_validated=True,
 )  # fmt: skip
 
@@ -59,7 +60,7 @@ FAULTS: list[tuple[int, Reason, Callable[[Case], None]]] = [
     (5, Reason.TRANSPORT_TTL_EXCEEDED, lambda case: _session(case, transportless_at=Instant(NOW.boot - 21 * SECOND))),
     (6, Reason.BAD_PROOF, lambda case: _request(case, proof=False)),
     (7, Reason.REPLAY_DETECTED, lambda case: _request(case, fresh_nonce=False)),
-    (7, Reason.STALE_REQUEST, lambda case: _request(case, time_ms=NOW.wall_ms - 5001)),
+    (7, Reason.STALE_REQUEST, lambda case: _request(case, age_ms=AGE_MS - 5001)),
     (8, Reason.STALE_STATE_VERSION, lambda case: _request(case, expected_version=7)),
     (9, Reason.SWITCH_RATE_LIMITED, lambda case: _session(case, switches=(NOW.boot,) * 8)),
     (10, Reason.ADDRESS_UNVALIDATED, lambda case: _request(case, address_validated=False)),
@@ -95,10 +96,10 @@ def test_of_two_faults_the_earlier_is_the_reason(pair: tuple[int, int]) -> None:
 
 def test_limits_themselves_are_still_inside() -> None:
     case = _fresh()
-    _request(case, time_ms=NOW.wall_ms - 5000)
+    _request(case, age_ms=AGE_MS - 5000)
     _session(case, transportless_at=Instant(NOW.boot - 20 * SECOND), switches=(NOW.boot,) * 7)
     assert _verdict(case) == (10, None)
-    _request(case, time_ms=NOW.wall_ms + 5001)
+    _request(case, age_ms=AGE_MS + 5001)
     assert _verdict(case) == (7, Reason.STALE_REQUEST)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from build import ID, policy
@@ -213,9 +213,10 @@ class World:
         """The clocks as the gateway reads them."""
         return Now(Instant(self.now), WALL_MS + self.now // MILLISECOND)
 
-    def wall_ms(self) -> int:
-        """The client's wall clock."""
-        return self.clock().wall_ms + self.skew_ms
+    def clock_of(self, side: str) -> Now:
+        """One side's reading: boot time runs alike everywhere, the client's wall clock may be off by ``skew_ms``."""
+        now = self.clock()
+        return replace(now, wall_ms=now.wall_ms + self.skew_ms) if side == "client" else now
 
     def number(self) -> int:
         """A fresh number."""
@@ -275,7 +276,7 @@ class World:
         if engine is None:
             return
         self.turns.append((side, event))
-        for order in engine.handle(event, self.clock()):
+        for order in engine.handle(event, self.clock_of(side)):
             self._carry_out(side, order)
 
     def _carry_out(self, side: str, order: Any) -> None:

@@ -31,11 +31,11 @@ fn ticket(cluster: &ClusterKey, serial: u64) -> (Ticket, Value) {
 
 fn request_case(root: &Root, ticket: &Ticket, token: Token, nonce: [u8; 32]) -> Value {
     let path = PathIndex::new(2).expect("below eight");
-    let request = Request { next_epoch: 9, expected_version: 17, time_ms: ISSUED_MS + 5, path, cause: 3, token };
+    let request = Request { next_epoch: 9, expected_version: 17, age_ms: ISSUED_MS + 5, path, cause: 3, token };
     json!({
         "next_epoch": request.next_epoch,
         "expected_version": request.expected_version,
-        "time_ms": request.time_ms,
+        "age_ms": request.age_ms,
         "path": request.path.get(),
         "cause": request.cause,
         "token": hex(request.token.as_bytes()),

@@ -21,7 +21,7 @@ pub struct Request {
     pub next_epoch: u64,
     pub expected_version: u64,
     /// Client's wall clock, ms.
-    pub time_ms: u64,
+    pub age_ms: u64,
     /// Index of the new path in the next epoch.
     pub path: PathIndex,
     /// Cause of the move; the control plane's numbering.
@@ -43,7 +43,7 @@ impl Request {
 
     fn body(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(BODY_LEN);
-        for number in [self.next_epoch, self.expected_version, self.time_ms] {
+        for number in [self.next_epoch, self.expected_version, self.age_ms] {
             body.extend_from_slice(&number.to_be_bytes());
         }
         body.extend_from_slice(&[self.path.get(), self.cause]);
@@ -57,7 +57,7 @@ impl Request {
         let request = Self {
             next_epoch: reader.u64()?,
             expected_version: reader.u64()?,
-            time_ms: reader.u64()?,
+            age_ms: reader.u64()?,
             path: PathIndex::parse(reader.u8()?)?,
             cause: reader.u8()?,
             token: Token::read(&mut reader)?,

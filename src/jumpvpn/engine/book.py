@@ -1,0 +1,182 @@
+"""The client's transports: what is known of each, its path index and socket, and the limits that it is watched by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outputs as out
+from jumpvpn.engine.liveness import Liveness, liveness_of
+from jumpvpn.engine.outputs import Output
+from jumpvpn.policy.model import Policy, SwitchingPolicy
+from jumpvpn.policy.selection import Candidate
+from jumpvpn.session.state import Session
+from jumpvpn.transports import state as transport_facts
+from jumpvpn.transports.state import Condition, Transport
+from jumpvpn.values import MILLISECOND, SECOND, Instant, TransportId, later
+
+BIRTH_PATH = 0  # wire format: the transport of the handshake is path 0 of epoch 1
+PATHS_PER_EPOCH = 8  # wire format: a path index names one candidate instance in one epoch
+REOPEN_WAIT = SECOND  # a socket that failed here is opened anew that much later: an address may still be tentative
+RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core
+
+
+class TransportBook:
+    """All transports that were ever reachable; what happens to them means nothing to the session here."""
+
+    def __init__(self) -> None:
+        self.transports: dict[TransportId, Transport] = {}
+        self.reopen_at: dict[TransportId, Instant] = {}
+        self._paths_used: set[int] = set()
+        self._liveness: dict[TransportId, Liveness] = {}
+
+    def keep(self, transport: Transport) -> None:
+        """Remember the newest of what is known."""
+        self.transports[transport.id] = transport
+
+    def here(self, transport: TransportId) -> Transport | None:
+        """The transport, unless it is unknown or gone."""
+        known = self.transports.get(transport)
+        return None if known is None or known.condition is Condition.GONE else known
+
+    def vanish(self, known: Transport, switching: SwitchingPolicy, now: Instant) -> list[Output]:
+        """Interface, address or route went away."""
+        self.keep(transport_facts.vanished(known, now, switching))
+        self._liveness.pop(known.id, None)
+        self.reopen_at.pop(known.id, None)
+        return [out.ClosePath(known.id, known.path)] if known.path is not None else []
+
+    def appear(self, seen: inp.Reachable, session: Session | None, now: Instant) -> list[Output]:
+        """Interface, address and route exist (again): a new instance, with a path index of its own if one is free."""
+        known = self.transports.get(seen.id)
+        path = self.allocate_path(session)
+        fresh = Transport(
+            id=seen.id, interface=seen.interface, protocol=seen.protocol, gateway=seen.gateway, peer=seen.peer,
+            local=seen.local, path=path, since=now, condition=Condition.GONE,
+        )  # fmt: skip
+        if known is not None:
+            fresh = replace(fresh, penalty=known.penalty)
+        self.keep(transport_facts.appeared(fresh, now))
+        if path is None:
+            return []
+        return [out.OpenPath(seen.id, path, seen.peer), *self.tune(self.transports[seen.id], session)]
+
+    def new_epoch(self) -> None:
+        """Path indexes that no transport holds are free again."""
+        here = (t for t in self.transports.values() if t.condition is not Condition.GONE)
+        self._paths_used = {t.path for t in here if t.path is not None}
+
+    def epoch_agreed(self) -> None:
+        """A reattach was confirmed: the gateway holds keys again, for every transport."""
+        for known in list(self.transports.values()):
+            self.keep(replace(known, needs_epoch=False))
+
+    def epoch_forgotten(self, gateway: str) -> None:
+        """The gateway holds no keys of this epoch: none of its transports can be used without a reattach."""
+        for known in list(self.transports.values()):
+            if known.gateway == gateway and known.condition is not Condition.GONE:
+                self.keep(replace(known, needs_epoch=True))
+
+    def candidates(self, policy: Policy, tried: tuple[TransportId, ...], now: Instant) -> tuple[Candidate, ...]:
+        """All transports as selection sees them, in order of identifier."""
+        return tuple(self.candidate(t, policy, tried, now) for _, t in sorted(self.transports.items()))
+
+    def candidate(self, t: Transport, policy: Policy, tried: tuple[TransportId, ...], now: Instant) -> Candidate:
+        """One transport as selection sees it."""
+        return Candidate(
+            id=t.id, allowed=self.allowed(t, policy), usable=t.usable and t.path is not None, validated=t.validated,
+            suppressed=t.penalty.is_suppressed(now, policy.switching), reuse_at=t.penalty.reuse_at(policy.switching),
+            tried=t.id in tried, rank=self.rank(t, policy), loss=t.loss, rtt_ns=t.rtt_ns,
+            stable_ns=t.stable_for(now),
+        )  # fmt: skip
+
+    def allowed(self, transport: Transport, policy: Policy) -> bool:
+        """Whether policy lets the transport carry the session."""
+        return policy.transports.allows(transport.interface, transport.protocol, transport.gateway)
+
+    def rank(self, transport: Transport, policy: Policy) -> int:
+        """Its place in ``transports.prefer`` (0 is best)."""
+        return policy.transports.rank(transport.interface, transport.protocol, transport.gateway)
+
+    def silent(self) -> list[Transport]:
+        """Transports that have a path and do not answer, in order of identifier."""
+        unusable = (Condition.SILENT, Condition.DEAD)
+        found = [t for t in self.transports.values() if t.condition in unusable and t.path is not None]
+        return sorted(found, key=lambda t: t.id)
+
+    def is_lost(self, transport: TransportId) -> bool:
+        """Whether the transport is dead or gone."""
+        return self.transports[transport].condition in (Condition.DEAD, Condition.GONE)
+
+    def take_birth_path(self, transport: TransportId) -> None:
+        """The handshake's transport gets the path index of birth; whoever held it takes over the other one."""
+        mine = self.transports[transport].path
+        for known in list(self.transports.values()):
+            if known.path == BIRTH_PATH:
+                self.transports[known.id] = replace(known, path=mine)
+        self.transports[transport] = replace(self.transports[transport], path=BIRTH_PATH)
+        self._paths_used.add(BIRTH_PATH)
+
+    def allocate_path(self, session: Session | None) -> int | None:
+        """A path index that this epoch has not used; when nothing carries the session, one that is merely free."""
+        held = {t.path for t in self.transports.values() if t.condition is not Condition.GONE}
+        unused = [path for path in range(PATHS_PER_EPOCH) if path not in self._paths_used and path not in held]
+        free = [path for path in range(PATHS_PER_EPOCH) if path not in held]
+        transportless = session is None or session.binding is None
+        path = unused[0] if unused else (free[0] if free and transportless else None)
+        if path is not None:
+            self._paths_used.add(path)
+        return path
+
+    def open_waiting(self, session: Session) -> list[Output]:
+        """Transports that waited for a path index get one of the new epoch."""
+        outputs: list[Output] = []
+        for known in sorted(self.transports.values(), key=lambda t: t.id):
+            if known.path is None and known.condition is not Condition.GONE:
+                path = self.allocate_path(session)
+                if path is not None:
+                    self.transports[known.id] = replace(known, path=path)
+                    outputs += [
+                        out.OpenPath(known.id, path, known.peer),
+                        *self.tune(self.transports[known.id], session),
+                    ]
+        return outputs
+
+    def socket_broke(self, known: Transport, switching: SwitchingPolicy, now: Instant) -> None:
+        """The socket is of no use any more; a new one is tried soon."""
+        self.transports[known.id] = transport_facts.died(known, now, switching)
+        self.reopen_at[known.id] = later(now, REOPEN_WAIT)
+
+    def open_again(self, session: Session | None, now: Instant) -> list[Output]:
+        """New sockets for transports whose socket failed a while ago."""
+        outputs: list[Output] = []
+        for transport in sorted(t for t, at in self.reopen_at.items() if now >= at):
+            del self.reopen_at[transport]
+            known = self.transports[transport]
+            if known.path is not None:
+                self._liveness.pop(transport, None)
+                outputs += [out.ClosePath(transport, known.path), out.OpenPath(transport, known.path, known.peer)]
+                outputs += self.tune(known, session)
+                if session is None:
+                    self.transports[transport] = transport_facts.appeared(known, now)
+        return outputs
+
+    def tune_all(self, session: Session) -> list[Output]:
+        """The limits of all paths, told afresh."""
+        self._liveness.clear()
+        return [order for _, t in sorted(self.transports.items()) for order in self.tune(t, session)]
+
+    def tune(self, transport: Transport, session: Session | None) -> list[Output]:
+        """Tell the packet core the path's limits when they moved enough to matter."""
+        if session is None or transport.path is None or transport.condition is Condition.GONE:
+            return []
+        wanted = liveness_of(session.policy, transport.rtt_ns, transport.rtt_dev_ns)
+        known = self._liveness.get(transport.id)
+        if known is not None and known.close_to(wanted, RETUNE_STEP):
+            return []
+        self._liveness[transport.id] = wanted
+        return [wanted.order(session.uid, transport.id)]
+
+    def liveness(self, transport: TransportId) -> Liveness | None:
+        """The limits in force for ``transport``, for ``status``."""
+        return self._liveness.get(transport)

@@ -1,0 +1,341 @@
+"""What follows from where the session is: which event to feed next, and when time alone changes the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jumpvpn.engine import outputs as out
+from jumpvpn.engine.book import TransportBook
+from jumpvpn.engine.seat import Turn
+from jumpvpn.policy.model import Policy
+from jumpvpn.policy.selection import Budget, Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
+from jumpvpn.session import events as ev
+from jumpvpn.session.reasons import Reason
+from jumpvpn.session.state import AttemptKind, Session, State
+from jumpvpn.transports import state as transport_facts
+from jumpvpn.transports.state import Condition, Transport
+from jumpvpn.values import MINUTE, SECOND, Instant, TransportId, later, milliseconds
+
+DENIAL_WAIT = 5 * SECOND  # a gateway that denied is not asked again at once; doubled for each further denial
+DENIAL_WAIT_MAX = MINUTE  # after that long its switch budget is free again
+CHALLENGE_AGAIN = SECOND  # while DEGRADED, transports that fell silent are asked that often whether they are back
+PROMPT_TRIES = 2  # attempts without patience; once more transports that answered failed, wait 2, 4, 8 ... s
+BLIND_WAIT = 4 * SECOND  # doubled per attempt: then even a transport that answers no probe is tried, because a gateway
+# whose confirmation was lost has moved on to an epoch in which it cannot open our probes
+PATIENCE_MAX = MINUTE  # the longest wait between two attempts
+REKEY_WAIT = 30 * SECOND  # the packet core gives an unanswered rekey up after 16 s
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A challenge answered in this very turn: fresh enough to settle a revalidation."""
+
+    transport: TransportId
+    peer: str
+    rtt_ns: int
+
+
+class Plans:
+    """Plans of the running client: they die with it. Fed by the engine, which tells what was refused and let down."""
+
+    def __init__(self, book: TransportBook) -> None:
+        self._book = book
+        self.denied_until = Instant(0)
+        self.denials = 0
+        self.denied_urgent = False
+        self.let_down = 0  # attempts of this episode that failed on transports which answered challenges
+        self.corrected = False  # the gateway's refusal told what the next request has to name
+        self.unstable_at = Instant(0)
+        self.bound_path: int | None = None
+        self.rekey_asked: Instant | None = None
+        self._challenged_at: dict[TransportId, Instant] = {}
+
+    def next_event(self, session: Session, now: Instant, proof: Proof | None) -> ev.Event | None:
+        """The one event that follows from the present facts; None when the session is at rest."""
+        bound = session.binding
+        if bound is not None and session.state.live and self._book.is_lost(bound.transport):
+            return ev.TransportDied(bound.transport, "lost")
+        match session.state:
+            case State.ATTACHED:
+                return self._attached_plan(session, now)
+            case State.VOLATILE:
+                return self._volatile_plan(session, now)
+            case State.RECOVERING:
+                return self._recovering_plan(session, now, proof)
+            case State.DEGRADED:
+                return self._degraded_plan(session, now)
+            case _:
+                return None
+
+    def refused(self, now: Instant, *, urgent: bool) -> None:
+        """The gateway refused: it is not asked again for a while, longer each time."""
+        self.denied_until = later(now, min(DENIAL_WAIT * 2**self.denials, DENIAL_WAIT_MAX))
+        self.denials += 1
+        self.denied_urgent = urgent
+
+    def bound(self, path: int | None) -> None:
+        """The session is bound to ``path``; what let it down before is forgotten."""
+        self.bound_path, self.denied_urgent, self.let_down = path, False, 0
+
+    def granted(self) -> None:
+        """The gateway granted a reattach: its refusals count no more."""
+        self.denied_until, self.denials = Instant(0), 0
+
+    def _attached_plan(self, session: Session, now: Instant) -> ev.Event | None:
+        assert session.binding is not None
+        active = self._book.transports[session.binding.transport]
+        if not self._book.allowed(active, session.policy):
+            return ev.SwitchForced(Reason.POLICY_FORCED)
+        if active.condition is Condition.SILENT:
+            return ev.InstabilitySeen(active.id, Reason.PROBE_TIMEOUT)
+        target = self._failback_target(session, active, now)
+        return ev.SwitchForced(Reason.FAILBACK, target) if target is not None else None
+
+    def _failback_target(self, session: Session, active: Transport, now: Instant) -> TransportId | None:
+        patience = session.policy.switching.failback
+        if patience == "never":
+            return None
+        mine = self._book.rank(active, session.policy)
+        better = [
+            t for t in self._book.transports.values() if t.validated and self._book.rank(t, session.policy) < mine
+        ]
+        bound_for = now - session.binding.since if session.binding is not None else 0
+        ripe = [t for t in better if min(t.stable_for(now), bound_for) >= patience and not t.needs_epoch]
+        for transport in sorted(ripe, key=lambda t: (self._book.rank(t, session.policy), t.id)):
+            if self.switch_refusal(session, transport.id, now) is None:
+                return transport.id
+        return None
+
+    def switch_refusal(self, session: Session, target: TransportId, now: Instant) -> tuple[str, dict[str, Any]] | None:
+        """Why an operator's switch to ``target`` would be refused now, or None."""
+        if session.binding is not None and session.binding.transport == target:
+            return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": "already active"}
+        if session.state not in (State.ATTACHED, State.VOLATILE):
+            return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": f"state {session.state.value}"}
+        if now < self.denied_until:
+            left_ms = milliseconds(self.denied_until - now)
+            detail = {"to_id": target, "rule": "denied by the gateway", "cooldown_left_ms": left_ms}
+            return Reason.COOLDOWN_ACTIVE.value, detail
+        wish = Wish(urgent=False, incumbent=session.incumbent, target=target, exclude_incumbent=True)
+        choice = choose(
+            self._book.candidates(session.policy, session.tried, now), wish, _budget(session), session.policy, now
+        )
+        if isinstance(choice, Refused):
+            return choice.rule, {"to_id": target, **choice.detail}
+        if isinstance(choice, Nothing):
+            return Reason.NO_CANDIDATE_TRANSPORTS.value, {"to_id": target, "candidate_count": 0}
+        return None
+
+    def _volatile_plan(self, session: Session, now: Instant) -> ev.Event | None:
+        if session.binding is None:
+            assert session.incumbent is not None
+            return ev.TransportDied(session.incumbent, "binding_cleared")
+        if not self._book.allowed(self._book.transports[session.binding.transport], session.policy):
+            return ev.SwitchForced(Reason.POLICY_FORCED)
+        incumbent = self._book.candidate(self._book.transports[session.binding.transport], session.policy, (), now)
+        for candidate in self._book.candidates(session.policy, session.tried, now):
+            if candidate.id != incumbent.id and is_better(candidate, incumbent, session.policy):
+                return ev.BetterCandidateSeen(candidate.id, {"rtt_p95_ms": milliseconds(candidate.rtt_ns)})
+        due = self._stable_at(session)
+        return ev.TransportStabilized(incumbent.id) if due is not None and now >= due else None
+
+    def _stable_at(self, session: Session) -> Instant | None:
+        """When the incumbent will have been good for the stability window (doubled per re-entry), or None."""
+        if session.state is not State.VOLATILE or session.binding is None:
+            return None
+        active = self._book.transports[session.binding.transport]
+        policy = session.policy.volatility
+        if not active.validated or self.threshold_crossed(active, session.policy) is not None:
+            return None
+        doublings = max(0, len(session.volatile_entries) - 1)
+        window = min(policy.stability_window * 2**doublings, policy.stability_window_max)
+        return later(max(active.since, self.unstable_at, session.entered_at), window)
+
+    def threshold_crossed(self, transport: Transport, policy: Policy) -> Reason | None:
+        """Which quality threshold of the policy the transport's figures cross, or None."""
+        if transport.loss > policy.volatility.loss_threshold:
+            return Reason.LOSS_THRESHOLD_EXCEEDED
+        limit = policy.volatility.latency_p95
+        slow = transport.rtt_ns + 2 * transport.rtt_dev_ns  # 95 % of a normal distribution lies below two deviations
+        return Reason.LATENCY_THRESHOLD_EXCEEDED if limit != "off" and slow > limit else None
+
+    def _recovering_plan(self, session: Session, now: Instant, proof: Proof | None) -> ev.Event | None:
+        attempt = session.attempt
+        if attempt is None:
+            return self._next_attempt(session, now)
+        if attempt.kind is AttemptKind.REVALIDATE and proof is not None and proof.transport == attempt.transport:
+            return ev.IncumbentRevalidated(proof.transport, proof.peer, proof.rtt_ns)
+        return None
+
+    def _next_attempt(self, session: Session, now: Instant) -> ev.Event:
+        limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
+        deadline = later(now, limit)
+        choice = self._choose(session, now)
+        if isinstance(choice, Nothing):
+            return ev.NoCandidate(choice.considered)
+        if isinstance(choice, Refused):
+            return ev.SwitchDenied(Reason(choice.rule), choice.detail)
+        kind = AttemptKind.REVALIDATE if self._can_revalidate(session, choice.transport) else AttemptKind.SWITCH
+        return ev.AttemptStarted(kind, choice.transport, deadline, measured=choice.measured)
+
+    def _choose(self, session: Session, now: Instant) -> Choice:
+        wish = session.want
+        target = wish.target if wish is not None else None
+        unwanted = wish is not None and wish.avoid_incumbent
+        candidates = self._book.candidates(session.policy, session.tried, now)
+        if self._is_denied(session, now):
+            candidates = tuple(c for c in candidates if self._can_revalidate(session, c.id))
+        incumbent = next((c for c in candidates if c.id == session.incumbent), None)
+        asked = Wish(urgent=session.binding is None, incumbent=session.incumbent, target=target)
+        if incumbent is None or session.binding is None or target is not None:
+            return choose(candidates, replace(asked, exclude_incumbent=unwanted), _budget(session), session.policy, now)
+        others = (c for c in candidates if c.id != incumbent.id and not c.tried)
+        beaten = any(is_better(other, incumbent, session.policy) for other in others)
+        if unwanted or beaten:
+            elsewhere = replace(asked, exclude_incumbent=True)
+            choice = choose(candidates, elsewhere, _budget(session), session.policy, now)
+            if unwanted or isinstance(choice, Selected):
+                return choice
+        if not incumbent.tried and self._within_policy(session, incumbent):
+            return Selected(incumbent.id, "incumbent_within_policy", figures(self._book.transports[incumbent.id]))
+        return choose(candidates, asked, _budget(session), session.policy, now)
+
+    def _is_denied(self, session: Session, now: Instant) -> bool:
+        """Whether the gateway's last refusal still counts: it binds wishes longer than it binds need."""
+        return now < self.denied_until and (session.binding is not None or self.denied_urgent)
+
+    def _within_policy(self, session: Session, incumbent: Candidate) -> bool:
+        known = self._book.transports[incumbent.id]
+        good = incumbent.allowed and self._can_revalidate(session, incumbent.id)
+        return good and self.threshold_crossed(known, session.policy) is None
+
+    def _can_revalidate(self, session: Session, transport: TransportId) -> bool:
+        """Whether proof suffices: the gateway knows only the path that was bound, not a later socket's."""
+        known = self._book.transports[transport]
+        proven = known.validated and not known.needs_epoch
+        return proven and transport == session.incumbent and known.path == self.bound_path
+
+    def _degraded_plan(self, session: Session, now: Instant) -> ev.Event | None:
+        bound = session.binding
+        if bound is not None and not self._book.allowed(self._book.transports[bound.transport], session.policy):
+            return ev.TransportDied(bound.transport, "policy")  # nothing else to go to: it must not carry on
+        choice = self._choose(replace(session, tried=(), want=None), now)
+        blind_at = self._blind_at(session)
+        forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
+        if (forbidden or isinstance(choice, Nothing)) and blind_at is not None and now >= blind_at:
+            for known in self._book.silent():
+                if self._book.allowed(known, session.policy):
+                    self._book.transports[known.id] = transport_facts.hoped_for(known, now)
+            choice = self._choose(replace(session, tried=(), want=None), now)
+        if isinstance(choice, Selected):
+            due = self._try_at(session, choice.transport)
+            if due is not None and now >= due:
+                return ev.ConditionMet(choice.transport, choice.rule)
+        return None
+
+    def _try_at(self, session: Session, transport: TransportId) -> Instant | None:
+        """When DEGRADED may be left for ``transport``: at once, patiently if attempts failed before, or never."""
+        known = self._book.transports[transport]
+        if self.corrected or self._can_revalidate(session, transport) or session.attempts <= PROMPT_TRIES:
+            return session.entered_at
+        if not known.validated:
+            return self._blind_at(session)
+        patience = SECOND * 2 ** (self.let_down - PROMPT_TRIES) if self.let_down > PROMPT_TRIES else 0
+        return max(later(session.entered_at, min(patience, PATIENCE_MAX)), self.denied_until)
+
+    def _blind_at(self, session: Session) -> Instant | None:
+        """When to try without evidence; None when the last attempt has to be kept for a transport that answers."""
+        last = session.attempts >= session.policy.recovery.max_attempts - 1
+        if session.binding is not None or last:
+            return None
+        if self.denied_until > session.entered_at:  # the gateway answers requests, so patience is what it asked for
+            return self.denied_until
+        return later(session.entered_at, min(BLIND_WAIT * 2 ** max(0, session.attempts - 1), PATIENCE_MAX))
+
+    def doubt_unanswered(self, turn: Turn) -> None:
+        """A transport on which an attempt ran out of time has to answer before the next: trying on proves nothing."""
+        while turn.unanswered:
+            attempt = turn.unanswered.pop()
+            known = self._book.transports[attempt.transport]
+            if not known.usable:
+                continue
+            self.let_down += known.validated
+            if attempt.kind is AttemptKind.SWITCH:
+                self._book.transports[known.id] = transport_facts.died(known, turn.now, turn.session.policy.switching)
+            else:
+                self._book.transports[known.id] = transport_facts.fell_silent(known, turn.now)
+            turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+
+    def challenge_silent(self, turn: Turn) -> None:
+        """In DEGRADED, ask transports that are not usable whether they are back."""
+        if turn.session.state is not State.DEGRADED:
+            self._challenged_at.clear()
+            return
+        for known in self._book.silent():
+            if turn.now >= self._challenge_due(known):
+                self._challenged_at[known.id] = turn.now
+                turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+
+    def _challenge_due(self, known: Transport) -> Instant:
+        last = self._challenged_at.get(known.id)
+        return known.since if last is None else later(last, CHALLENGE_AGAIN)
+
+    def rekey_if_due(self, turn: Turn) -> None:
+        """Ask for fresh keys when they are old enough, and again when the last exchange was given up."""
+        if turn.session.state is State.ATTACHED and turn.now >= self._rekey_due(turn.session):
+            self.rekey_asked = turn.now
+            turn.outputs.append(out.AskRekey())
+
+    def _rekey_due(self, session: Session) -> Instant:
+        if self.rekey_asked is not None:
+            return later(self.rekey_asked, REKEY_WAIT)
+        return later(session.keys_at, session.policy.security.rekey_after)
+
+    def waits(self, session: Session, seen: Instant) -> list[Instant]:
+        """Moments at which time alone may change a decision; those that have passed do no harm."""
+        moments = [*self._book.reopen_at.values(), self.denied_until]
+        stable_at = self._stable_at(session)
+        if stable_at is not None:
+            moments.append(stable_at)
+        if session.state is State.DEGRADED:
+            moments += self._degraded_waits(session, seen)
+        if session.state is State.ATTACHED:
+            moments += [*self._failback_waits(session), self._rekey_due(session)]
+        return moments
+
+    def _failback_waits(self, session: Session) -> list[Instant]:
+        patience = session.policy.switching.failback
+        better = [t for t in self._book.transports.values() if t.validated and self._ranks_above(t, session)]
+        if patience == "never" or not better:
+            return []
+        reuse = [t.penalty.reuse_at(session.policy.switching) for t in better]
+        lifts = [session.hold_until, *reuse, *(later(at, MINUTE) for at in session.switches)]
+        since = [session.entered_at, *(t.since for t in better)]
+        return [*(later(at, patience) for at in since), *(at for at in lifts if at is not None)]
+
+    def _ranks_above(self, transport: Transport, session: Session) -> bool:
+        assert session.binding is not None
+        mine = self._book.rank(self._book.transports[session.binding.transport], session.policy)
+        return self._book.rank(transport, session.policy) < mine
+
+    def _degraded_waits(self, session: Session, seen: Instant) -> list[Instant]:
+        moments = [self._challenge_due(known) for known in self._book.silent()]
+        choice = self._choose(replace(session, tried=(), want=None), seen)
+        if isinstance(choice, Refused):
+            moments.append(choice.retry_at or session.entered_at)
+        due = self._try_at(session, choice.transport) if isinstance(choice, Selected) else self._blind_at(session)
+        return moments if due is None else [*moments, due]
+
+
+def _budget(session: Session) -> Budget:
+    return Budget(session.switches, session.hold_until)
+
+
+def figures(transport: Transport) -> dict[str, Any]:
+    """What was measured of a transport, for an event."""
+    return {
+        "loss_ratio": round(transport.loss, 4),
+        "rtt_p95_ms": milliseconds(transport.rtt_ns + 2 * transport.rtt_dev_ns),
+        "jitter_ms": milliseconds(transport.rtt_dev_ns),
+    }
