@@ -175,7 +175,7 @@ class GatewayEngine:
             turn.feed(ev.HandshakeCompleted(born.id, place.birth_peer, fact.epoch))
             turn.outputs += self._tune(place, born.id, turn)
         else:
-            turn.feed(ev.EpochConfirmed(fact.epoch))
+            turn.feed()
 
     def _reattach_asked(self, place: Place, asked: inp.ReattachAsked, turn: Turn, now: Now) -> None:
         turn.feed()

@@ -37,7 +37,10 @@ class Turn:
     unanswered: list[Attempt] = field(default_factory=list)
 
     def feed(self, *events: Event) -> None:
-        """Apply simultaneous events, highest priority first, together with the deadlines that have passed."""
+        """Apply simultaneous events, highest priority first, together with the deadlines that have passed.
+
+        A deadline that an event moved into the past (a tightened policy) counts in the same turn.
+        """
         due = by_priority((*reached_deadlines(self.session, self.now), *events))
         while due:
             first, *rest = due
@@ -48,7 +51,8 @@ class Turn:
                 self.unanswered.append(attempt)
             if self.session.state is State.TERMINATED:
                 return
-            due = by_priority(tuple(event for event in rest if event in events))
+            waiting = tuple(event for event in rest if event in events)
+            due = by_priority(waiting) or reached_deadlines(self.session, self.now)
 
     def follow(self, event: Event) -> None:
         """Apply an event that was planned from the present state, unless a deadline has just changed that state."""

@@ -166,12 +166,6 @@ def rotate_keys(session: Session, event: Any, now: Instant) -> Session:
     return replace(session, epoch=event.epoch, keys_at=now, binding=replace(session.binding, epoch=event.epoch))
 
 
-def confirm_epoch(session: Session, event: Any, _now: Instant) -> Session:
-    """The peer knows the newest binding, so the version before it is no longer accepted."""
-    known = event.epoch == session.epoch
-    return replace(session, prior_bound_version=None if known else session.prior_bound_version)
-
-
 def note_warning(session: Session, _event: Any, _now: Instant) -> Session:
     """One more lifetime warning was given."""
     return replace(session, warnings=session.warnings + 1)

@@ -47,7 +47,6 @@ PRIORITY: tuple[type, ...] = (
     ev.TransportStabilized,
     ev.ConditionMet,
     ev.AttemptStarted,
-    ev.EpochConfirmed,
     ev.LifetimeNear,
 )
 """Simultaneous inputs, highest first. Attempts used up (row 26) is a guard on ``ConditionMet``, not an input."""

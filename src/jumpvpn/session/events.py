@@ -266,13 +266,6 @@ class KeysRotated:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochConfirmed:
-    """The peer sent its first authenticated datagram of ``epoch``: it knows the newest binding."""
-
-    epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True)
 class LifetimeNear:
     """The session ends in ``left_ms`` unless the user authenticates again."""
 
@@ -313,6 +306,5 @@ Event = (
     | LeaseLost
     | StoreUnavailable
     | KeysRotated
-    | EpochConfirmed
     | LifetimeNear
 )

@@ -127,8 +127,8 @@ def attempt_does_not_revalidate(session: Session, event: Any) -> bool:
 
 
 def attempt_rebinds(session: Session, event: Any) -> bool:
-    """The new address under challenge is the one that answered."""
-    matches = _attempt_is(session, event, AttemptKind.REBIND)
+    """The incumbent's new address under challenge is the one that answered."""
+    matches = _attempt_is(session, event, AttemptKind.REBIND) and session.incumbent == event.transport
     return matches and session.attempt is not None and session.attempt.peer == event.peer
 
 

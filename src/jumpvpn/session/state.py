@@ -67,8 +67,9 @@ class Session:
     """The record of one session; replaced, never changed.
 
     Durable fields are those that ``records.py`` writes. ``attempt``, ``tried`` and ``want`` are plans of the running
-    process: they die with it and never raise the version. ``prior_bound_version`` is durable once set; its clearing
-    rides on the next mutation, because losing it only means that one more (proved, fresh) request is accepted.
+    process: they die with it and never raise the version. ``prior_bound_version`` stays valid until the next binding: a
+    client whose answer was lost asks again with what it knows, and its data in the new epoch does not show that the
+    answer came (such data may follow the request at once).
     """
 
     id: SessionId
@@ -87,7 +88,7 @@ class Session:
     episode_at: Instant | None = None
     attempts: int = 0  # in this episode
     bound_version: Version = Version(1)  # the version that the peer was told with the newest binding: what it expects
-    prior_bound_version: Version | None = None  # the one before, until the peer has shown that it knows the newest
+    prior_bound_version: Version | None = None  # what it expects if that answer was lost
     peer_version: Version = Version(0)  # client: the gateway's version that it last authenticated
     owner_epoch: int = 1  # incarnation of the owner; fences a restarted or replaced one
     switches: tuple[Instant, ...] = ()  # of the last 60 s

@@ -165,8 +165,7 @@ TABLE: tuple[Row, ...] = (
     Row("36", (ATTACHED, *UNSETTLED), ev.KeysRotated, None, Reason.KEY_ROTATED, when.rotation_newer,
         emits=("key.rotated",), action=do.rotate_keys),
     _quiet("36.stale", (ATTACHED, *UNSETTLED), ev.KeysRotated, guard=when.rotation_not_newer),
-    _quiet("37", LIVE, ev.EpochConfirmed, action=do.confirm_epoch),
-    _quiet("38", LIVE, ev.LifetimeNear, emits=("session.lifetime_warning",), action=do.note_warning),
+    _quiet("37", LIVE, ev.LifetimeNear, emits=("session.lifetime_warning",), action=do.note_warning),
 )  # fmt: skip
 
 ROWS: dict[str, Row] = {row.id: row for row in TABLE}

@@ -733,3 +733,15 @@ def test_a_transport_that_policy_forbids_carries_nothing_even_without_another() 
     assert world.client.session is not None
     assert world.client.session.state is State.DEGRADED
     assert world.client.session.transportless_at is not None
+
+
+@pytest.mark.parametrize("after_ms", range(2, 40, 2))
+def test_an_answer_lost_with_the_second_link_costs_no_denial(after_ms: int) -> None:
+    world = World().start()
+    world.down("wlan0")
+    world.run(after_ms / 1000)
+    world.down("eth0")
+    world.run(5)
+    world.up("eth0")
+    assert _back(world, 2) <= 0.2
+    assert not [e for e in world.names("gateway", "reattach.result") if e.reason == "stale_state_version"]

@@ -112,7 +112,7 @@ def test_only_a_newer_epoch_within_reach_passes(epoch: int, passes: bool) -> Non
     assert (_verdict(case)[1] is None) == passes
 
 
-def test_the_version_before_counts_until_the_newest_is_confirmed() -> None:
+def test_the_version_before_the_newest_counts_too() -> None:
     case = _fresh()
     _session(case, bound_version=Version(5), prior_bound_version=Version(1))
     assert _verdict(case)[1] is None
