@@ -32,7 +32,7 @@ check: setup-test ## format, lint, types, import contracts, clippy, licences
 format: setup-test ## rewrite the sources in the project's format
 	@.venv/bin/ruff check --fix --quiet . && .venv/bin/ruff format --quiet . && cargo fmt
 
-bench: setup-test ## measurements in the lab, JSON on stdout; ARGS="--only recovery --runs 5"
+bench: setup-test ## measurements in the lab, JSON on stdout; ARGS="--only recovery --rounds 5"
 	@$(PY) -m bench $(ARGS)
 
 vectors: ## write spec/vectors again

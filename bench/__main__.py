@@ -36,13 +36,16 @@ async def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name == "handshake":
         return await handshake.measure(3 if options.quick else 10, _note)
     if name == "recovery":
-        return await recovery.measure(3 if options.quick else 25, 1 if options.quick else 5, _note)
+        rounds, outages = (3, 1) if options.quick else (options.rounds, options.outages)
+        return await recovery.measure(rounds, outages, _note)
     return await throughput.measure(1 if options.quick else 5, _note)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=("handshake", "recovery", "throughput"))
+    parser.add_argument("--rounds", type=int, default=25, help="recovery: times each short incident (default 25)")
+    parser.add_argument("--outages", type=int, default=5, help="recovery: times each long outage (default 5)")
     parser.add_argument("--quick", action="store_true", help="few repetitions: a look, not a figure")
     parser.add_argument("--output", metavar="FILE", help="write the JSON here too")
     return parser.parse_args()
