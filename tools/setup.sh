@@ -14,13 +14,15 @@ stop() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # --- system packages: "command:package" -------------------------------------------------------------------------------
 needed=(ip:iproute2 nft:nftables conntrack:conntrack ethtool:ethtool nsenter:util-linux ping:iputils-ping
         rsvg-convert:librsvg2-bin fc-list:fontconfig)
-[ "$want" = test ] && needed+=(iperf3:iperf3)
+[ "$want" = test ] && needed+=(iperf3:iperf3 sysctl:procps)
 
 missing=()
 for pair in "${needed[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 compgen -G '/usr/share/fonts/truetype/dejavu/*.ttf' >/dev/null || missing+=(fonts-dejavu-core)
+python=$(command -v python3.11 || command -v python3 || true)
+[ -z "$python" ] || "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing ${missing[*]}"
@@ -33,7 +35,6 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # --- toolchains -------------------------------------------------------------------------------------------------------
-python=$(command -v python3.11 || command -v python3 || true)
 [ -n "$python" ] || stop "Python 3.11 or newer is missing; install it with: apt-get install python3 python3-venv"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "Python 3.11 or newer is needed; $python is older"
 command -v cargo >/dev/null || stop "cargo (Rust 1.88 or newer) is missing; install it with: apt-get install rustup, or from rustup"

@@ -85,7 +85,7 @@ class Ownership:
 
     @classmethod
     async def claim(cls, path: Path) -> Ownership:
-        """Become the owner of ``path`` and undo what a killed predecessor left.
+        """Become the owner of ``path`` and undo what a killed predecessor left; what cannot be undone is told.
 
         Raises AlreadyRunning, or OSError where the directory cannot be used.
         """
@@ -96,7 +96,7 @@ class Ownership:
             _take(lock, path)
             owner = cls(path, lock)
             owner._items = _leftovers(path)
-            await owner._undo_all()
+            tell(await owner._undo_all())
         except BaseException:
             os.close(lock)
             raise
@@ -154,6 +154,12 @@ class Ownership:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise _named(error, self._path) from error
+
+
+def tell(failures: Sequence[str]) -> None:
+    """Say on stderr what could not be undone; the rest has been undone all the same."""
+    for failure in failures:
+        os.write(2, f"jumpvpn: clean-up: {failure}\n".encode())
 
 
 async def install_table(owner: Ownership, name: str, content: Sequence[nft.Command]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from jumpvpn.runtime.cleanup import Ownership
+from jumpvpn.runtime.cleanup import Ownership, tell
 from jumpvpn.runtime.errors import StartFailed
 
 CAP_NET_ADMIN = 12
@@ -36,10 +36,8 @@ def make_private_directory(path: Path) -> None:
 
 
 async def release(owner: Ownership) -> None:
-    """Undo everything that the node installed; what fails is said, the rest is undone all the same."""
-    failures = await owner.release()
-    for failure in failures:
-        os.write(2, f"jumpvpn: clean-up: {failure}\n".encode())
+    """Undo everything that the node installed, and say what could not be undone."""
+    tell(await owner.release())
 
 
 @contextlib.asynccontextmanager
