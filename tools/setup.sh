@@ -60,6 +60,7 @@ sources=$(find crates Cargo.toml Cargo.lock pyproject.toml -type f \( -name '*.r
           | sort -z | xargs -0 sha256sum | sha256sum)
 if [ "$(cat $venv/.native 2>/dev/null)" != "$sources" ]; then
   say "native module (the first build takes a few minutes)"
-  VIRTUAL_ENV=$PWD/$venv $venv/bin/maturin develop --release --locked --quiet
+  said=$(VIRTUAL_ENV=$PWD/$venv $venv/bin/maturin develop --release --locked --quiet 2>&1) \
+    || { printf '%s\n' "$said" >&2; stop "the native module could not be built; the compiler's words are above"; }
   printf '%s' "$sources" >$venv/.native
 fi
