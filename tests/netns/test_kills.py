@@ -26,8 +26,10 @@ failback = "never"
 max_per_minute = 60
 hold_down = "300ms"
 """
+# The kernel's own routes come back in another order, or a little later, when a link was down.
 INSTALLED = """
-ip -o link | grep -o '^[0-9]*: [^:]*'; ip rule; ip -6 rule; ip route show table all; nft list ruleset
+ip -o link | grep -o '^[0-9]*: [^:]*'; ip rule; ip -6 rule
+ip route show table all | grep -v 'proto kernel\\|^multicast' | sort; nft list ruleset
 cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/rp_filter
 """
 STRAY = ("*.sock", "owned-*.json", "*.new", "*-wal", "*-shm")
