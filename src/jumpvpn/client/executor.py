@@ -12,13 +12,12 @@ from jumpvpn.engine import outputs as out
 from jumpvpn.engine.book import BIRTH_PATH
 from jumpvpn.engine.outputs import Output
 from jumpvpn.runtime import clock
-from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, Race, error_name
+from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, Race, end_session, error_name
 from jumpvpn.session.reasons import Reason, reason_of_code
 from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, TransportId, Version
 
 RESEND_SECONDS = 0.1  # a lost request or answer costs this much; bounded by the attempt's deadline
-CLOSE_COPIES = 3  # the keys are erased right after, so the message is sent thrice instead of acknowledged
 _STATUS = ("committed", "challenge", "denied")
 
 
@@ -165,12 +164,8 @@ class ClientExecutor:
     def _end(self, order: out.EndSession) -> None:
         self._stop_resending()
         if self.handle:
-            if order.tell_peer:
-                code = order.reason.code.to_bytes(2, "big")
-                for _ in range(CLOSE_COPIES):
-                    # Without any transport nobody can be told: the gateway's own limits end the session there.
-                    self.race.give(self._plane.send_control, self.handle, CLOSE, code, None)
-            self._plane.close_session(self.handle)
+            # Without any transport nobody can be told: the gateway's own limits end the session there.
+            end_session(self._plane, self.race, self.handle, order.reason.code, tell_peer=order.tell_peer)
             self.handle = 0
         self.ended(order.reason)
 

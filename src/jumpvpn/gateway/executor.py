@@ -12,13 +12,12 @@ from typing import Any
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.outputs import Output
-from jumpvpn.runtime.dataplane import CLOSE, Fact, Overtaken, Plane, Race
+from jumpvpn.runtime.dataplane import CLOSE, Fact, Overtaken, Plane, Race, end_session
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, SessionId, TransportId
 
 PROTOCOL_VERSION = 1
-CLOSE_COPIES = 3  # the keys are erased right after, so the message is sent thrice instead of acknowledged
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +147,8 @@ class GatewayExecutor:
         if not handle:
             return
         self._uids.pop(handle, None)
-        if order.tell_peer:
-            for _ in range(CLOSE_COPIES):
-                # Nothing leads to a client that did not reattach yet: it learns when it asks.
-                self.race.give(self._plane.send_control, handle, CLOSE, order.reason.code.to_bytes(2, "big"), None)
-        self._plane.close_session(handle)
+        # Nothing leads to a client that did not reattach yet: it learns when it asks.
+        end_session(self._plane, self.race, handle, order.reason.code, tell_peer=order.tell_peer)
 
     # --- facts -------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ Fact = tuple[Any, ...]
 FACTS_PER_DRAIN = 256  # one pass of the loop; more facts come back at once, the eventfd stays readable
 
 CLOSE = 1  # control message that ends a session; payload: the reason's code, 2 bytes
+CLOSE_COPIES = 3  # the keys are erased right after, so the message is sent thrice instead of acknowledged
 
 # Errors that this host itself is the origin of. The others (ECONNREFUSED, EHOSTUNREACH …) come from ICMP, which a
 # third party can forge: they are a reason to probe, never a proof of death.
@@ -69,6 +70,14 @@ def error_name(number: int) -> str:
     return errno.errorcode.get(number, str(number))
 
 
+def end_session(plane: Plane, race: Race, session: int, code: int, *, tell_peer: bool) -> None:
+    """Erase a session's keys; first tell the peer the reason's ``code``, where a transport still leads to it."""
+    if tell_peer:
+        for _ in range(CLOSE_COPIES):
+            race.give(plane.send_control, session, CLOSE, code.to_bytes(2, "big"), None)
+    plane.close_session(session)
+
+
 __all__ = [
     "CLOSE",
     "FACTS_PER_DRAIN",
@@ -78,6 +87,7 @@ __all__ = [
     "Plane",
     "Race",
     "drain",
+    "end_session",
     "error_name",
     "generate_private_key",
     "public_key",

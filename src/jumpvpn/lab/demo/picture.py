@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from jumpvpn.lab.demo.result import Finding, Result, Shown
 from jumpvpn.lab.demo.svg import Drawing, text_width
-from jumpvpn.lab.demo.words import milliseconds, names_of
+from jumpvpn.lab.demo.words import effect_cells, milliseconds, names_of
 from jumpvpn.lab.journals import Record
 from jumpvpn.lab.measure import EchoLog
 
@@ -302,12 +302,7 @@ def _cells(shown: Shown) -> list[str]:
     return [
         shown.step.title,
         settled,
-        milliseconds(incident.detection_ms),
-        milliseconds(effect.undelivered_ms),
-        milliseconds(effect.tcp_undelivered_ms),
-        milliseconds(effect.download_undelivered_ms),
-        "–" if effect.lost is None else str(effect.lost),
-        "–" if effect.duplicated is None else str(effect.duplicated),
+        *effect_cells(incident.detection_ms, effect),
         names_of(incident.transport),
     ]
 

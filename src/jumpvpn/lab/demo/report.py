@@ -12,7 +12,7 @@ from rich.text import Text
 
 from jumpvpn.lab.demo.picture import timeline
 from jumpvpn.lab.demo.result import Finding, Result, document
-from jumpvpn.lab.demo.words import milliseconds, names_of
+from jumpvpn.lab.demo.words import effect_cells, names_of
 
 _RASTER = "rsvg-convert"
 _RASTER_PACKAGE = "librsvg2-bin"
@@ -31,12 +31,7 @@ def show_table(console: Console, result: Result) -> None:
         table.add_row(
             shown.step.title,
             incident.reason,
-            milliseconds(incident.detection_ms),
-            milliseconds(effect.undelivered_ms),
-            milliseconds(effect.tcp_undelivered_ms),
-            milliseconds(effect.download_undelivered_ms),
-            "–" if effect.lost is None else str(effect.lost),
-            "–" if effect.duplicated is None else str(effect.duplicated),
+            *effect_cells(incident.detection_ms, effect),
             names_of(incident.transport) or "–",
         )
     console.print(table)

@@ -1,5 +1,7 @@
 """How figures and transports read."""
 
+from jumpvpn.lab.incidents import Effect
+
 _INTERFACES = {"wlan0": "Wi-Fi", "wwan0": "LTE", "roam0": "roaming"}
 
 
@@ -14,3 +16,10 @@ def names_of(transport: str) -> str:
     """``Wi-Fi`` for ``wlan0/udp/gw1``; other names as they are."""
     interface = transport.partition("/")[0]
     return _INTERFACES.get(interface, interface)
+
+
+def effect_cells(detection_ms: float, effect: Effect) -> tuple[str, ...]:
+    """Detection, time without delivery (UDP, TCP, download), lost and duplicated, for table and picture alike."""
+    waits = (detection_ms, effect.undelivered_ms, effect.tcp_undelivered_ms, effect.download_undelivered_ms)
+    counts = (effect.lost, effect.duplicated)
+    return (*map(milliseconds, waits), *("–" if count is None else str(count) for count in counts))
