@@ -66,7 +66,8 @@ def test_every_flipped_bit_is_found(which: int, data: st.DataObject) -> None:
 
 
 def test_names_and_genesis_digest_depend_on_everything() -> None:
-    assert (session_chain("9f2c"), node_chain("gw-1", "b7")) == ("s:9f2c", "n:gw-1:b7")
+    assert (session_chain("9f2c", "gateway"), session_chain("9f2c", "client")) == ("s:9f2c", "c:9f2c")
+    assert node_chain("gw-1", "b7") == "n:gw-1:b7"
     first = genesis_digest("u", b"h", "n", 1)
     others = {
         genesis_digest("v", b"h", "n", 1),

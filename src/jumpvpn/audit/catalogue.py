@@ -26,7 +26,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the catalogue."""
+    """One row of the catalogue. The field ``row`` (of the transition table) belongs to every event that has one."""
 
     lanes: frozenset[Lane]
     severity: Severity
@@ -40,7 +40,7 @@ _INFO, _LOW, _MEDIUM, _HIGH, _CRITICAL = Severity
 
 
 def _entry(lanes: frozenset[Lane], severity: Severity, fields: str) -> Entry:
-    return Entry(lanes, severity, frozenset(fields.split()))
+    return Entry(lanes, severity, frozenset(fields.split()) | {"row"})
 
 
 _SECURITY = "step nonce_id count source_prefix code"
@@ -48,8 +48,8 @@ _OWNED = "from_node epoch lease_ms version"
 _COALESCED = " count first_ms last_ms"  # denials of one kind within the interval become one record
 
 CATALOGUE: Mapping[str, Entry] = {
-    "session.created": _entry(_STATE, _INFO, "client_id_hash requested_policy lifetime_ms genesis_digest role"),
-    "session.state_change": _entry(_STATE, _INFO, "dwell_ms transportless_ms episode_ms recovery_ms attempts"),
+    "session.created": _entry(_STATE, _INFO, "client_id_hash requested_policy genesis_digest role bounds"),
+    "session.state_change": _entry(_STATE, _INFO, "dwell_ms transportless_ms episode_ms recovery_ms attempts bounds"),
     "session.terminated": _entry(
         _STATE,
         _LOW,
@@ -104,12 +104,14 @@ CATALOGUE: Mapping[str, Entry] = {
     "ownership.rejected": _entry(_NODE, _MEDIUM, "seen_epoch seen_version"),
     "ownership.conflict": _entry(_STATE, _CRITICAL, "evidence seen_epoch seen_version"),
     "ownership.store_unavailable": _entry(_NODE, _HIGH, "op elapsed_ms lease_left_ms error recovered"),
-    "policy.applied": _entry(_BOTH, _LOW, "version digest body mode deadlines_changed"),
+    "policy.applied": _entry(_BOTH, _LOW, "version digest body mode deadlines_changed bounds"),
     "policy.rejected": _entry(_NODE, _MEDIUM, "version digest mode errors"),
-    "node.started": _entry(_NODE, _INFO, "build_hash config_digest boot_id previous_head program_version role pid"),
+    "node.started": _entry(
+        _NODE, _INFO, "build_hash config_digest boot_id previous_head program_version role pid audit_key"
+    ),
     "node.stopping": _entry(_NODE, _INFO, "cause"),
     "node.stopped": _entry(_NODE, _INFO, "cause uptime_ms"),
-    "audit.checkpoint": _entry(_NODE, _INFO, "heads_root counts prev_checkpoint signature"),
+    "audit.checkpoint": _entry(_NODE, _INFO, "number heads counts prev_checkpoint next_key signature"),
     "audit.suppressed": _entry(_NODE, _MEDIUM, "count sink lag_ms queue_len code"),
     "audit.gap": _entry(_NODE, _HIGH, "count sink lag_ms queue_len"),
     "audit.journal_failed": _entry(_NODE, _CRITICAL, "error count sink lag_ms queue_len"),

@@ -37,9 +37,9 @@ class Chain:
         return chain, tuple(lines)
 
 
-def session_chain(session_uid: str) -> str:
-    """Name of a session's chain: its state lane."""
-    return f"s:{session_uid}"
+def session_chain(session_uid: str, role: str) -> str:
+    """Name of a session's state lane: the gateways' one chain, or the client's own record of the same session."""
+    return f"{'c' if role == 'client' else 's'}:{session_uid}"
 
 
 def node_chain(node_id: str, boot: str) -> str:

@@ -74,7 +74,7 @@ class ClientNode:
         stack.push_async_callback(node.release, owner)
         events = journal.Journal(config.events)
         stack.callback(events.close)
-        recorder = Recorder.create(config.name, events, MemoryStore(), self._policy)
+        recorder = Recorder.create(config.name, "client", events, MemoryStore(), self._policy)
         control = ControlServer(config.control, self._commands(), {"events": self._follow})
         await control.start()
         stack.push_async_callback(control.close)
@@ -253,7 +253,7 @@ class ClientNode:
         except (Rejected, OSError) as error:
             self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
             return
-        self._recorder.use_policy(policy)
+        self._recorder.use_policy(policy, clock.now())
         bounded = self._welcome.limits.applied_to(policy) if self._welcome is not None else policy
         self._post(inp.PolicyOffered(bounded))
 
@@ -268,6 +268,7 @@ class ClientNode:
     def _started(self) -> None:
         data = {"role": "client", "boot_id": clock.boot_id(), "program_version": status.program_version()}
         self._recorder.emit((DomainEvent("node.started", "N", data=data),), clock.now())
+        self._recorder.use_policy(self._policy, clock.now(), "start")
 
     def _farewell(self, reason: Reason) -> int:
         self._recorder.emit((DomainEvent("node.stopped", "N", data={"cause": reason.value}),), clock.now())

@@ -16,7 +16,7 @@ from jumpvpn.policy.selection import Budget, Choice, Wish, choose
 from jumpvpn.session import effects as fx
 from jumpvpn.session import events as ev
 from jumpvpn.session.machine import birth
-from jumpvpn.session.reasons import Reason
+from jumpvpn.session.reasons import Reason, denial
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.validation import EPOCH_JUMP
 from jumpvpn.transports import state as transport_facts
@@ -291,7 +291,7 @@ class ClientEngine:
         if not learned:
             self.plans.refused(turn.now, urgent=session.binding is None)
         told = answer.version if stale else None
-        turn.feed(ev.SwitchDenied(answer.reason, {"to_id": answer.transport, "by": "gateway"}, told))
+        turn.feed(ev.SwitchDenied(denial(answer.reason), {"to_id": answer.transport, "by": "gateway"}, told))
 
     def _operator_switch(self, wish: inp.OperatorSwitch, turn: Turn) -> None:
         """Refuse what could not be granted before the session is disturbed; a refusal is an event too."""

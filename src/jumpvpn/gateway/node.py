@@ -72,7 +72,7 @@ class GatewayNode:
         store = await self._open_store()
         stack.push_async_callback(store.close)
         await journal.export_outbox(store, events)
-        self._recorder = Recorder.create(config.name, events, store, config.policy)
+        self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy)
         control = ControlServer(config.control, self._commands(), {"events": self._follow})
         await control.start()
         stack.push_async_callback(control.close)
@@ -213,12 +213,13 @@ class GatewayNode:
         except (Rejected, OSError) as error:
             self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
             return
-        self._recorder.use_policy(policy)
+        self._recorder.use_policy(policy, clock.now())
         self._post(inp.PolicyOffered(policy))
 
     def _started(self) -> None:
         data = {"role": "gateway", "boot_id": clock.boot_id(), "program_version": status.program_version()}
         self._recorder.emit((DomainEvent("node.started", "N", data=data),), clock.now())
+        self._recorder.use_policy(self._config.policy, clock.now(), "start")
 
     def _announce_ready(self) -> None:
         listening = ", ".join(self._config.listen)

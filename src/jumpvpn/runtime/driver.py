@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from jumpvpn.audit.sealing import Draft
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.outputs import Output
@@ -106,7 +107,7 @@ class Driver:
 
     def _carry_out(self, order: Output, now: Now) -> None:
         if isinstance(order, out.Commit):
-            task = asyncio.create_task(self._commit(order, now))
+            task = asyncio.create_task(self._commit(order, self._recorder.draft(order, now)))
             self._commits.add(task)
             task.add_done_callback(self._committed)
         elif isinstance(order, out.Emit):
@@ -117,10 +118,10 @@ class Driver:
         else:
             self._executor.execute(order)
 
-    async def _commit(self, order: out.Commit, now: Now) -> None:
+    async def _commit(self, order: out.Commit, draft: Draft) -> None:
         try:
             sealed = self._executor.seal(order.secret, order.uid)
-            result = (await self._recorder.commit(order, self._executor.kept(order.uid), sealed, now)).value
+            result = (await self._recorder.commit(order, draft, self._executor.kept(order.uid), sealed)).value
         except StoreUnavailable:
             result = "unavailable"
         except Overtaken:  # the request ran out of time before its turn came: nobody waits for the answer

@@ -1,4 +1,4 @@
-"""Turns what happened into sealed event lines, and commits them together with the record they belong to."""
+"""Writes what happened: sealed events to the journal, and to the store together with the record they belong to."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jumpvpn.audit.addresses import AddressMode, shown_address
-from jumpvpn.audit.chain import Chain, node_chain, session_chain
-from jumpvpn.audit.coalesce import Coalescer
-from jumpvpn.audit.envelope import Context, build_record
+from jumpvpn.audit.chain import Chain
+from jumpvpn.audit.sealing import Draft, Origin, Sealer
 from jumpvpn.engine.outputs import Commit
 from jumpvpn.policy.model import Policy
 from jumpvpn.runtime import clock
@@ -18,131 +18,78 @@ from jumpvpn.runtime.journal import Journal
 from jumpvpn.runtime.stores.base import CommitResult, Store, Write
 from jumpvpn.session.records import Kept, encode
 from jumpvpn.session.state import State
-from jumpvpn.values import DomainEvent, Now, TransportView
+from jumpvpn.values import DomainEvent, Now
 
 STANDALONE_CLUSTER = "standalone"
 EXPORT_SECONDS = 1.0  # committed lines are in the journal already; this only forgets the store's copies
 
 
+def _shown(key: bytes, address: str, mode: AddressMode) -> str:
+    return shown_address(address, mode, key)
+
+
 @dataclass(slots=True)
 class Recorder:
-    """Holds the chains' heads, the journal and the store of one node."""
+    """The sealer, the journal and the store of one node.
 
-    node: str
+    The journal's order is the sealer's: between sealing node-lane lines and appending them nothing is awaited.
+    """
+
     journal: Journal
     store: Store
-    policy: Policy
-    digest: str
-    boot_id: str
-    address_key: bytes
-    nodes: Chain
-    sessions: dict[str, Chain]
+    sealer: Sealer
     lock: asyncio.Lock
-    denials: Coalescer
 
     @classmethod
-    def create(cls, node: str, journal: Journal, store: Store, policy: Policy) -> Recorder:
+    def create(cls, node: str, role: str, journal: Journal, store: Store, policy: Policy) -> Recorder:
         """A recorder whose node chain begins with this run."""
-        run = secrets.token_hex(4)
-        return cls(
-            node, journal, store, policy, policy.digest(), clock.boot_id(), secrets.token_bytes(32),
-            Chain(node_chain(node, run)), {}, asyncio.Lock(), Coalescer(policy.observability.denial_interval),
-        )  # fmt: skip
+        origin = Origin(node, STANDALONE_CLUSTER, clock.boot_id(), secrets.token_hex(4), role)
+        sealer = Sealer(origin, policy, partial(_shown, secrets.token_bytes(32)))
+        return cls(journal, store, sealer, asyncio.Lock())
 
-    def use_policy(self, policy: Policy) -> None:
-        """From now on events name this policy."""
-        self.policy, self.digest = policy, policy.digest()
+    def use_policy(self, policy: Policy, now: Now, mode: str = "reload") -> None:
+        """Announce ``policy`` with its body; from here on events name it. Raises JournalFailed."""
+        self.sealer.use_policy(policy)
+        data = {"version": policy.version, "digest": policy.digest(), "body": policy.body(), "mode": mode}
+        self.emit((DomainEvent("policy.applied", "N", reason="policy_applied", data=data),), now)
 
     def resume(self, uid: str, chain: Chain) -> None:
         """Continue a session's chain where the store says it ended."""
-        self.sessions[uid] = chain
+        self.sealer.resume(uid, chain)
 
     def emit(self, events: Sequence[DomainEvent], now: Now) -> None:
         """Append node-lane events to the journal, repeated denials as summaries. Raises JournalFailed."""
-        offered = [self.denials.offer(self._shown(event), now) for event in events]
-        self._append([event for event in offered if event is not None] + self.denials.due(now), now)
+        self.journal.append(self.sealer.note(events, now))
 
-    def _append(self, events: Sequence[DomainEvent], now: Now) -> None:
-        if not events:
-            return
-        context = self._context(now)
-        chain, lines = self.nodes.extend(build_record(event, context) for event in events)
-        self.journal.append(lines)
-        self.nodes = chain
+    def draft(self, order: Commit, now: Now) -> Draft:
+        """Seal the commit's events as of ``now``."""
+        return self.sealer.draft(order.uid, order.events, now)
 
-    async def commit(self, order: Commit, kept: Kept, sealed: bytes | None, now: Now) -> CommitResult:
+    async def commit(self, order: Commit, draft: Draft, kept: Kept, sealed: bytes | None) -> CommitResult:
         """Write record, state-lane events and chain head as one unit; then the journal has the lines.
 
         Raises StoreUnavailable (nothing happened) or JournalFailed (committed, but not to be acted on).
         """
-        mine = [event for event in order.events if event.lane == "S"]
-        context = self._context(now)
-        records = [
-            build_record(self._shown(event), context, idx=index, n=len(mine)) for index, event in enumerate(mine, 1)
-        ]
-        before = self.sessions.get(order.uid) or Chain(session_chain(order.uid))
-        chain, lines = before.extend(records)
         async with self.lock:
-            result = await self.store.commit(self._write(order, kept, sealed, chain, lines, now))
-            if result is not CommitResult.COMMITTED:
-                return result
-            self._append_in_order(order.events, lines, now)
-        self.sessions[order.uid] = chain
-        if order.session.state is State.TERMINATED:
-            self.sessions.pop(order.uid, None)
+            result = await self.store.commit(self._write(order, draft, kept, sealed))
+            if result is CommitResult.COMMITTED:
+                self.journal.append(self.sealer.settle(draft, ended=order.session.state is State.TERMINATED))
         return result
-
-    def _append_in_order(self, events: Sequence[DomainEvent], committed: Sequence[bytes], now: Now) -> None:
-        """Both lanes' lines as things happened; each lane keeps its own chain."""
-        mine, chain, lines = iter(committed), self.nodes, []
-        for event in events:
-            if event.lane == "S":
-                lines.append(next(mine))
-            elif (offered := self.denials.offer(self._shown(event), now)) is not None:
-                chain, line = chain.append(build_record(offered, self._context(now)))
-                lines.append(line)
-        self.journal.append(lines)
-        self.nodes = chain
 
     async def forget_exported(self) -> None:
         """Let the store forget lines that the journal has, and write summaries that are due; runs until cancelled."""
         while True:
             await asyncio.sleep(EXPORT_SECONDS)
-            now = clock.now()
-            self._append(self.denials.due(now), now)
+            self.journal.append(self.sealer.due(clock.now()))
             async with self.lock:
                 while batch := await self.store.outbox():
                     await self.store.exported(batch[-1][0])
 
-    def _write(
-        self, order: Commit, kept: Kept, sealed: bytes | None, chain: Chain, lines: Sequence[bytes], now: Now
-    ) -> Write:
-        session = order.session
+    def _write(self, order: Commit, draft: Draft, kept: Kept, sealed: bytes | None) -> Write:
+        session, chain = order.session, draft.chain
         return Write(
             session_id=session.id.raw, expected_version=order.expected_version, version=int(session.version),
-            state=session.state.value, epoch=int(session.epoch), body=encode(session, kept, now, self.boot_id),
-            sealed=sealed, chain=chain.name, seq=chain.seq, head=chain.head, lines=tuple(lines), device=order.device,
-            write_id=secrets.token_hex(8),
+            state=session.state.value, epoch=int(session.epoch),
+            body=encode(session, kept, draft.now, self.sealer.origin.boot_id), sealed=sealed, chain=chain.name,
+            seq=chain.seq, head=chain.head, lines=draft.lines, device=order.device, write_id=secrets.token_hex(8),
         )  # fmt: skip
-
-    def _context(self, now: Now) -> Context:
-        return Context(
-            node_id=self.node, cluster_id=STANDALONE_CLUSTER, boot_id=self.boot_id, time_ms=now.wall_ms,
-            mono_ms=now.boot // 1_000_000, policy_version=self.policy.version, policy_digest=self.digest,
-        )  # fmt: skip
-
-    def _shown(self, event: DomainEvent) -> DomainEvent:
-        """The event with addresses as ``observability.address_mode`` allows."""
-        mode = self.policy.observability.address_mode
-        view, data = event.transport, dict(event.data)
-        if view is not None:
-            view = TransportView(
-                view.id, view.proto, self._address(view.local, mode), self._address(view.peer, mode), view.binding_gen
-            )
-        for name in ("old_peer", "new_peer", "source_prefix"):
-            if name in data:
-                data[name] = self._address(str(data[name]), mode)
-        return event.showing(view, data)
-
-    def _address(self, address: str, mode: AddressMode) -> str:
-        return shown_address(address, mode, self.address_key) if address else ""

@@ -172,7 +172,8 @@ def note_warning(session: Session, _event: Any, _now: Instant) -> Session:
 
 
 def _settle(session: Session) -> Session:
-    policy = _never_longer(session.next_policy or session.policy, session.policy)
+    awaited = session.next_policy
+    policy = session.policy if awaited is None else _never_longer(awaited, session.policy)
     return replace(
         session, policy=policy, next_policy=None, transportless_at=None, episode_at=None, attempts=0, attempt=None,
         tried=(), want=None,

@@ -76,6 +76,20 @@ CAUSE: dict[type, Reason] = {
 }
 
 
+POLICY_KEY: dict[str, str] = {
+    "lifetime": "session.max_lifetime",
+    "key_age": "security.key_max_age",
+    "lifetime_warning": "session.lifetime_warnings",
+    "handshake": "session.handshake_timeout",
+    "transport_ttl": "session.transport_ttl",
+    "episode": "recovery.episode_max",
+    "volatile_dwell": "volatility.volatile_max",
+    "recovery_window": "recovery.window",
+    "attempt": "recovery.attempt_timeout",
+}
+"""Every deadline by its name, and the policy key that sets its length."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deadline:
     """A named instant after which ``event`` happens."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session
-from jumpvpn.values import MINUTE, DomainEvent, Instant, TransportId, TransportView, milliseconds
+from jumpvpn.values import MILLISECOND, MINUTE, DomainEvent, Instant, TransportId, TransportView, milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """What a builder may look at: the session before and after the row, the event, and when."""
+    """What a builder may look at: the row, the session before and after it, the event, and when."""
 
+    row: str
     before: Session
     after: Session
     event: Any
@@ -33,33 +35,60 @@ def further_event(name: str, occasion: Occasion) -> tuple[DomainEvent, ...]:
     )
 
 
+def bounds(policy: Policy) -> dict[str, int]:
+    """The bounds that a session runs under (ms, counts), for whoever judges its events without its policy."""
+    spans = {
+        "lifetime_ms": policy.session.max_lifetime,
+        "key_age_ms": policy.security.key_max_age,
+        "transport_ttl_ms": policy.session.transport_ttl,
+        "episode_ms": policy.recovery.episode_max,
+        "window_ms": policy.recovery.window,
+        "volatile_ms": policy.volatility.volatile_max,
+        "hold_down_ms": policy.switching.hold_down,
+    }
+    counts = {"switches_60s": policy.switching.max_per_minute, "attempts": policy.recovery.max_attempts}
+    return {name: span // MILLISECOND for name, span in spans.items()} | counts
+
+
 def state_change(occasion: Occasion, contributing: tuple[str, ...]) -> DomainEvent:
     """``session.state_change``: the one event that every change of state has."""
     before, after, now = occasion.before, occasion.after, occasion.now
-    data = {
+    data: dict[str, Any] = {
         "dwell_ms": milliseconds(now - before.entered_at),
         "transportless_ms": _since(before.transportless_at, now),
         "episode_ms": _since(before.episode_at, now),
         "attempts": after.attempts or before.attempts,
     }
+    if after.policy is not before.policy:  # one that waited for the end of the episode
+        data["bounds"] = bounds(after.policy)
     bound = after.binding or before.binding
     transport = bound.transport if bound is not None else after.incumbent
     event = _sealable(occasion, "session.state_change", data, transport)
     return DomainEvent(
         name=event.name, lane="S", session=event.session, state_version=event.state_version,
         owner_epoch=event.owner_epoch, prev_state=before.state.value, state=after.state.value, reason=event.reason,
-        contributing=contributing, transport=event.transport, data=data,
+        contributing=contributing, transport=event.transport, data=event.data,
     )  # fmt: skip
+
+
+def announced(name: str, *, mutates: bool) -> tuple[str, str]:
+    """The catalogue name and the lane of one name in a row's ``emits``."""
+    shown = "reattach.result" if name == "reattach.denied" else name
+    return shown, _lane(shown, mutates=mutates)
+
+
+def _lane(name: str, *, mutates: bool) -> Literal["S", "N"]:
+    return "S" if mutates and name not in _NODE_LANE else "N"
 
 
 def _sealable(occasion: Occasion, name: str, data: Mapping[str, Any], transport: TransportId | None) -> DomainEvent:
     after = occasion.after
     view = None if transport is None else _view(after, occasion.before, transport)
     return DomainEvent(
-        name=name, lane="S" if occasion.mutates and name not in _NODE_LANE else "N", session=after.uid,
+        name=name, lane=_lane(name, mutates=occasion.mutates), session=after.uid,
         state_version=after.version, owner_epoch=after.owner_epoch, prev_state=after.state.value,
         state=after.state.value, reason=occasion.reason.value if occasion.reason is not None else None,
-        transport=view, data=data,
+        transport=view, data={"row": occasion.row, **data},
     )  # fmt: skip
 
 
@@ -215,7 +244,11 @@ def _key_expired(o: Occasion) -> tuple[Built, ...]:
 
 
 def _policy_applied(o: Occasion) -> tuple[Built, ...]:
-    return _one("policy.applied", {"version": o.event.policy.version, "digest": o.event.policy.digest()})
+    policy = o.event.policy
+    return _one(
+        "policy.applied",
+        {"version": policy.version, "digest": policy.digest(), "mode": "reload", "bounds": bounds(o.after.policy)},
+    )
 
 
 def _policy_rejected(o: Occasion) -> tuple[Built, ...]:

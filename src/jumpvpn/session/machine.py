@@ -6,16 +6,20 @@ from dataclasses import dataclass, replace
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.effects import Effect
-from jumpvpn.session.emissions import Occasion, further_event, state_change
+from jumpvpn.session.emissions import Occasion, bounds, further_event, state_change
 from jumpvpn.session.events import Event
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Role, Session, State
-from jumpvpn.session.transitions import AFTER_TERMINATION, LISTED, NOT_LISTED, OF_EVENT, Row
+from jumpvpn.session.transitions import AFTER_TERMINATION, LISTED, NOT_LISTED, Row
 from jumpvpn.values import DomainEvent, Epoch, Instant, SessionId, Version
 
 
 class AmbiguousTable(AssertionError):
     """A listed (state, event) pair enabled no row, or more than one: a defect of the table."""
+
+
+class IllegalReason(AssertionError):
+    """An event brought a reason that its row does not list: a defect of whoever made the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ def birth(session_id: SessionId, role: Role, policy: Policy, now: Instant, clien
         id=session_id, role=role, policy=policy, state=State.BIRTH, version=Version(1), epoch=Epoch(0), born_at=now,
         entered_at=now, keys_at=now,
     )  # fmt: skip
-    data = {"client_id_hash": client, "lifetime_ms": policy.session.max_lifetime // 1_000_000, "role": role.value}
+    data = {"row": "0", "client_id_hash": client, "role": role.value, "bounds": bounds(policy)}
     created = DomainEvent(
         name="session.created", lane="S", session=session.uid, state_version=1, owner_epoch=1,
         prev_state=State.BIRTH.value, state=State.BIRTH.value, data=data,
@@ -52,7 +56,8 @@ def birth(session_id: SessionId, role: Role, policy: Policy, now: Instant, clien
 def step(session: Session, event: Event, now: Instant, contributing: tuple[Reason, ...] = ()) -> Step:
     """Apply one event. ``contributing`` names the simultaneous causes that lost (deadlines.PRIORITY).
 
-    Raises AmbiguousTable if the table is not total and deterministic at this point (a defect, never an input error).
+    Raises AmbiguousTable if the table is not total and deterministic at this point, IllegalReason if the event's
+    reason is none of its row's (defects, never input errors).
     """
     rows: list[str] = []
     events: list[DomainEvent] = []
@@ -86,10 +91,12 @@ def enabled_row(session: Session, event: Event) -> Row:
 
 
 def _reason(row: Row, event: Event) -> Reason | None:
-    if row.reason == OF_EVENT:
-        reason = getattr(event, "reason", None)
-        return reason if isinstance(reason, Reason) else None
-    return row.reason if isinstance(row.reason, Reason) else None
+    if not isinstance(row.reason, tuple):
+        return row.reason
+    reason: Reason | None = getattr(event, "reason", None)
+    if reason not in row.reason:
+        raise IllegalReason(f"row {row.id} has no reason {reason}")
+    return reason
 
 
 def _apply(session: Session, event: Event, row: Row, now: Instant) -> Session:
@@ -105,7 +112,7 @@ def _record(
     before: Session, after: Session, event: Event, row: Row, now: Instant, contributing: tuple[Reason, ...]
 ) -> list[DomainEvent]:
     reason = _reason(row, event)
-    occasion = Occasion(before, after, event, now, reason, row.mutates)
+    occasion = Occasion(row.id, before, after, event, now, reason, row.mutates)
     others = tuple(other.value for other in contributing if other is not reason)
     events = [state_change(occasion, others)] if row.next is not None else []
     for name in row.emits:

@@ -103,6 +103,38 @@ def reason_of_code(code: int) -> Reason:
     return members[code] if code < len(members) else Reason.POLICY_DENIED
 
 
+REFUSALS = (
+    Reason.UNKNOWN_SESSION,
+    Reason.NOT_OWNER,
+    Reason.INVALID_STATE_FOR_REATTACH,
+    Reason.SESSION_EXPIRED,
+    Reason.TRANSPORT_TTL_EXCEEDED,
+    Reason.BAD_PROOF,
+    Reason.REPLAY_DETECTED,
+    Reason.STALE_REQUEST,
+    Reason.STALE_STATE_VERSION,
+    Reason.SWITCH_RATE_LIMITED,
+    Reason.POLICY_DENIED,
+    Reason.INVALID_TRANSPORT_CANDIDATE,
+)
+"""Why validation refuses a reattach request, in the order of its checks."""
+
+DENIALS = (
+    Reason.COOLDOWN_ACTIVE,
+    *REFUSALS,
+    Reason.STORE_UNAVAILABLE,
+    Reason.ATOMICITY_FAILED,
+    Reason.RATE_LIMITED,
+    Reason.UNSUPPORTED_VERSION,
+)
+"""Why a wish to switch is denied, here or by the gateway."""
+
+
+def denial(reason: Reason) -> Reason:
+    """``reason`` if it can deny a switch, else ``policy_denied``: what a peer claims decides no row."""
+    return reason if reason in DENIALS else Reason.POLICY_DENIED
+
+
 _R = Reason
 MEANINGS: dict[Reason, Meaning] = {
     _R.HANDSHAKE_OK: Meaning(1, "the handshake completed and the first transport is bound"),

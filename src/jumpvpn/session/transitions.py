@@ -16,7 +16,7 @@ from jumpvpn.session import actions as do
 from jumpvpn.session import events as ev
 from jumpvpn.session import guards as when
 from jumpvpn.session.effects import Effect
-from jumpvpn.session.reasons import Reason
+from jumpvpn.session.reasons import DENIALS, REFUSALS, Reason
 from jumpvpn.session.state import Session, State
 from jumpvpn.values import Instant
 
@@ -29,18 +29,29 @@ RECOVERING, DEGRADED, TERMINATED = State.RECOVERING, State.DEGRADED, State.TERMI
 LIVE = (BIRTH, ATTACHED, VOLATILE, RECOVERING, DEGRADED)
 UNSETTLED = (VOLATILE, RECOVERING, DEGRADED)
 
-OF_EVENT = "the event's own reason"
+UNSTABLE = (
+    Reason.LOSS_THRESHOLD_EXCEEDED,
+    Reason.CONSECUTIVE_DROP_EXCEEDED,
+    Reason.PROBE_TIMEOUT,
+    Reason.LATENCY_THRESHOLD_EXCEEDED,
+)
+FORCED = (Reason.OPERATOR_SWITCH, Reason.GATEWAY_DRAIN, Reason.POLICY_FORCED, Reason.FAILBACK)
+FAILED = (Reason.REATTACH_TIMEOUT, Reason.TRANSPORT_DEAD, Reason.POLICY_DENIED, Reason.NAT_REBINDING)
+CLOSED = (Reason.OPERATOR_TERMINATED, Reason.PEER_CLOSED, Reason.DEVICE_SUPERSEDED)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``next`` None keeps the state; ``mutates`` says whether the durable record changes."""
+    """One row. ``next`` None keeps the state; ``mutates`` says whether the durable record changes.
+
+    ``reason`` as a tuple is the event's own reason, which must be one of these.
+    """
 
     id: str
     states: tuple[State, ...]
     event: type
     next: State | None
-    reason: Reason | str | None
+    reason: Reason | tuple[Reason, ...] | None
     guard: Guard = when.always
     emits: tuple[str, ...] = ()
     action: Action = do.nothing
@@ -48,8 +59,17 @@ class Row:
     again: bool = False
     mutates: bool = True
 
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Every reason that the row can give."""
+        if isinstance(self.reason, tuple):
+            return self.reason
+        return () if self.reason is None else (self.reason,)
 
-def _terminal(row_id: str, states: tuple[State, ...], event: type, reason: Reason | str, **more: Any) -> Row:
+
+def _terminal(
+    row_id: str, states: tuple[State, ...], event: type, reason: Reason | tuple[Reason, ...], **more: Any
+) -> Row:
     emits = (*more.pop("emits", ()), "session.terminated")
     return Row(row_id, states, event, TERMINATED, reason, emits=emits, action=do.end, orders=do.erase, **more)
 
@@ -67,8 +87,8 @@ _REATTACHED = ("reattach.result", "transport.attached", "session.episode_closed"
 TABLE: tuple[Row, ...] = (
     Row("1", (BIRTH,), ev.HandshakeCompleted, ATTACHED, Reason.HANDSHAKE_OK, emits=_BORN, action=do.attach_first,
         orders=do.bind),
-    _terminal("2", (BIRTH,), ev.HandshakeFailed, OF_EVENT),
-    Row("3", (ATTACHED,), ev.InstabilitySeen, VOLATILE, OF_EVENT, when.on_binding, action=do.open_episode),
+    _terminal("2", (BIRTH,), ev.HandshakeFailed, (Reason.HANDSHAKE_FAILED, Reason.HANDSHAKE_TIMEOUT)),
+    Row("3", (ATTACHED,), ev.InstabilitySeen, VOLATILE, UNSTABLE, when.on_binding, action=do.open_episode),
     _quiet("3.standby", (ATTACHED,), ev.InstabilitySeen, guard=when.not_on_binding),
     Row("4", (ATTACHED,), ev.TransportDied, VOLATILE, Reason.TRANSPORT_DEAD, when.on_binding, emits=_DEATH,
         action=do.open_episode_unbound, orders=do.unbind, again=True),
@@ -76,7 +96,7 @@ TABLE: tuple[Row, ...] = (
     Row("5", (ATTACHED,), ev.PeerAddressChanged, VOLATILE, Reason.NAT_REBINDING, when.on_binding,
         action=do.open_episode, again=True),
     _quiet("5.standby", (ATTACHED,), ev.PeerAddressChanged, guard=when.not_on_binding),
-    Row("6", (ATTACHED,), ev.SwitchForced, VOLATILE, OF_EVENT, action=do.open_episode, again=True),
+    Row("6", (ATTACHED,), ev.SwitchForced, VOLATILE, FORCED, action=do.open_episode, again=True),
     Row("7", (ATTACHED,), ev.ReattachAccepted, VOLATILE, Reason.PEER_SIGNALLED, when.newer_epoch,
         emits=("reattach.attempt",), action=do.open_episode, again=True),
     Row("7.volatile", (VOLATILE,), ev.ReattachAccepted, RECOVERING, Reason.PEER_SIGNALLED, when.newer_epoch,
@@ -111,10 +131,10 @@ TABLE: tuple[Row, ...] = (
     Row("12.rebind", (VOLATILE,), ev.PeerAddressChanged, RECOVERING, Reason.NAT_REBINDING, when.on_binding,
         action=do.enter_recovery_rebind),
     _quiet("12.rebind.standby", (VOLATILE,), ev.PeerAddressChanged, guard=when.not_on_binding),
-    Row("12.forced", (VOLATILE,), ev.SwitchForced, RECOVERING, OF_EVENT, action=do.enter_recovery_forced),
+    Row("12.forced", (VOLATILE,), ev.SwitchForced, RECOVERING, FORCED, action=do.enter_recovery_forced),
     _quiet("12.late", (RECOVERING, DEGRADED), ev.PeerAddressChanged),
     _quiet("12.wish", (RECOVERING, DEGRADED), ev.SwitchForced, action=do.note_wish),
-    _quiet("13", UNSETTLED, ev.InstabilitySeen, emits=("transport.health",), reason=OF_EVENT),
+    _quiet("13", UNSETTLED, ev.InstabilitySeen, emits=("transport.health",), reason=UNSTABLE),
     Row("14", (RECOVERING,), ev.IncumbentRevalidated, ATTACHED, Reason.SAME_PATH_REVALIDATED, when.attempt_revalidates,
         emits=("transport.revalidated", "session.episode_closed"), action=do.return_same_path, orders=do.bind),
     _quiet("14.unasked", (RECOVERING,), ev.IncumbentRevalidated, guard=when.attempt_does_not_revalidate),
@@ -131,12 +151,12 @@ TABLE: tuple[Row, ...] = (
         when.attempt_switches_same_path, emits=_REATTACHED, action=do.return_reattached, orders=do.bind),
     _quiet("16.unasked", (RECOVERING,), ev.ReattachCommitted, guard=when.attempt_does_not_switch),
     _quiet("17", (RECOVERING,), ev.AttemptFailed, guard=when.attempt_on_transport, emits=("transport.switch_failed",),
-           reason=OF_EVENT, action=do.drop_attempt, orders=do.stop_attempt),
+           reason=FAILED, action=do.drop_attempt, orders=do.stop_attempt),
     _quiet("17.late", (RECOVERING,), ev.AttemptFailed, guard=when.no_attempt_on_transport),
     _quiet("17.start", (RECOVERING,), ev.AttemptStarted, guard=when.no_attempt, emits=("reattach.attempt",),
            action=do.note_attempt, orders=do.start_attempt),
     _quiet("17.busy", (RECOVERING,), ev.AttemptStarted, guard=when.attempt_runs),
-    Row("18", (RECOVERING,), ev.SwitchDenied, DEGRADED, OF_EVENT, emits=("transport.switch_denied",),
+    Row("18", (RECOVERING,), ev.SwitchDenied, DEGRADED, DENIALS, emits=("transport.switch_denied",),
         action=do.hold_denied, orders=do.stop_attempt),
     Row("19", (RECOVERING,), ev.NoCandidate, DEGRADED, Reason.NO_CANDIDATE_TRANSPORTS,
         emits=("transport.switch_denied",), action=do.hold, orders=do.stop_attempt),
@@ -147,7 +167,7 @@ TABLE: tuple[Row, ...] = (
     Row("22", (RECOVERING, DEGRADED), ev.TransportDied, None, Reason.TRANSPORT_DEAD, when.on_binding, emits=_DEATH,
         action=do.lose_binding, orders=do.unbind),
     _quiet("22.other", (RECOVERING, DEGRADED), ev.TransportDied, guard=when.not_on_binding),
-    _quiet("23", LIVE, ev.ReattachRefused, emits=("reattach.denied",), reason=OF_EVENT),
+    _quiet("23", LIVE, ev.ReattachRefused, emits=("reattach.denied",), reason=REFUSALS),
     _terminal("24", (ATTACHED, *UNSETTLED), ev.TransportTtlPassed, Reason.TRANSPORT_TTL_EXCEEDED,
               guard=when.transportless),
     _quiet("24.bound", (ATTACHED, *UNSETTLED), ev.TransportTtlPassed, guard=when.bound),
@@ -155,7 +175,7 @@ TABLE: tuple[Row, ...] = (
     _terminal("26", (DEGRADED,), ev.ConditionMet, Reason.RECOVERY_ATTEMPTS_EXHAUSTED, guard=when.attempts_used_up),
     _terminal("27", LIVE, ev.LifetimePassed, Reason.SESSION_LIFETIME_EXCEEDED),
     _terminal("27.key", LIVE, ev.KeysExpired, Reason.KEY_EXPIRED, emits=("key.expired",)),
-    _terminal("28", LIVE, ev.CloseRequested, OF_EVENT),
+    _terminal("28", LIVE, ev.CloseRequested, CLOSED),
     _terminal("29", LIVE, ev.SecurityFailed, Reason.SECURITY_FAILURE, emits=("security.key_compromise_suspected",)),
     _terminal("30", LIVE, ev.OwnershipConflictProved, Reason.OWNERSHIP_CONFLICT, emits=("ownership.conflict",)),
     Row("31", LIVE, ev.PolicyReloaded, None, Reason.POLICY_APPLIED, emits=("policy.applied",), action=do.apply_policy),

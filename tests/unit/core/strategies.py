@@ -12,6 +12,7 @@ from jumpvpn.policy.model import Policy
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Want
+from jumpvpn.session.transitions import TABLE
 from jumpvpn.values import SECOND, Epoch, Instant, Version, later
 
 EVENT_TYPES: tuple[type, ...] = get_args(ev.Event)
@@ -58,8 +59,13 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+_OWN_REASONS = {row.event: row.reasons for row in TABLE if isinstance(row.reason, tuple)}
+
+
 def _event(kind: type) -> st.SearchStrategy[Any]:
     fields = {name: _FIELDS[name] for name in kind.__dataclass_fields__}
+    if "reason" in fields and kind in _OWN_REASONS:
+        fields["reason"] = st.sampled_from(_OWN_REASONS[kind])
     if kind is ev.ReattachRefused:
         fields["transport"] = st.none() | transports
     if kind is ev.ConditionMet:

@@ -13,7 +13,7 @@ from jumpvpn.session.deadlines import PRIORITY
 from jumpvpn.session.machine import enabled_row, step
 from jumpvpn.session.reasons import MEANINGS, Reason, reason_of_code
 from jumpvpn.session.state import Session, State
-from jumpvpn.session.transitions import LISTED, OF_EVENT, TABLE, Row
+from jumpvpn.session.transitions import LISTED, TABLE, Row
 
 SNAPSHOT = Path(__file__).parents[2] / "scenarios" / "table.txt"
 LIVE_EDGES = {
@@ -33,7 +33,7 @@ def _durable(session: Session) -> dict[str, object]:
 
 
 def _described(row: Row) -> str:
-    reason = row.reason.value if isinstance(row.reason, Reason) else ("(its own)" if row.reason == OF_EVENT else "-")
+    reason = "(its own)" if isinstance(row.reason, tuple) else row.reason.value if row.reason is not None else "-"
     target = row.next.value if row.next is not None else ("same" if row.mutates else "none")
     again = ", again" if row.again else ""
     emits = f"  + {' '.join(row.emits)}" if row.emits else ""

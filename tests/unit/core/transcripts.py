@@ -137,7 +137,8 @@ def _shown_event(event: DomainEvent) -> str:
     change = f" {event.prev_state}>{event.state}" if event.name == "session.state_change" else ""
     where = f" [{event.transport.id}]" if event.transport is not None else ""
     lost = f" contributing {' '.join(event.contributing)}" if event.contributing else ""
-    data = " ".join(f"{name}={value}" for name, value in event.data.items() if value not in ("", None))
+    told = {name: value for name, value in event.data.items() if value not in ("", None)}
+    data = " ".join(f"{name}={value}" for name, value in told.items() if name not in ("row", "bounds"))
     return f"{event.lane} {event.name}{change} {event.reason or '-'}{where}{lost} | {data}".rstrip(" |")
 
 
