@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import pytest
+from build import START, WLAN, in_state
 from hypothesis import given, settings
 from strategies import EVENT_TYPES, events, instants, sessions
 
 from jumpvpn.session import events as ev
 from jumpvpn.session.deadlines import PRIORITY
-from jumpvpn.session.machine import enabled_row, step
-from jumpvpn.session.reasons import MEANINGS, Reason, reason_of_code
-from jumpvpn.session.state import Session, State
+from jumpvpn.session.machine import IllegalReason, enabled_row, step
+from jumpvpn.session.reasons import MEANINGS, Reason, denial, reason_of_code
+from jumpvpn.session.state import Attempt, AttemptKind, Session, State
 from jumpvpn.session.transitions import LISTED, TABLE, Row
 
 SNAPSHOT = Path(__file__).parents[2] / "scenarios" / "table.txt"
@@ -155,3 +157,25 @@ def test_each_change_of_state_has_exactly_one_event_with_a_reason(
 @settings(max_examples=300, deadline=None)
 def test_the_same_facts_give_the_same_step(session: Session, event: ev.Event, now: object) -> None:
     assert step(session, event, now) == step(session, event, now)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if isinstance(row.reason, tuple)], ids=lambda row: row.id)
+def test_a_row_refuses_a_reason_that_it_does_not_list(row: Row) -> None:
+    alien = next(reason for reason in Reason if reason not in row.reasons)
+    told = {"reason": alien, "transport": WLAN}
+    event = row.event(**{name: told.get(name) for name in row.event.__dataclass_fields__})
+    session = in_state(row.states[0])
+    if session.state is State.RECOVERING:
+        session = replace(session, attempt=Attempt(AttemptKind.SWITCH, WLAN, START, START))
+    with pytest.raises(IllegalReason, match=row.id):
+        step(session, event, START)
+
+
+def test_events_name_their_row() -> None:
+    outcome = step(in_state(State.ATTACHED), ev.TransportDied(WLAN, "link"), START)
+    assert [event.data["row"] for event in outcome.events] == ["4", "4", "11.known"]
+
+
+def test_a_peer_denies_only_with_reasons_that_deny() -> None:
+    assert denial(Reason.SWITCH_RATE_LIMITED) is Reason.SWITCH_RATE_LIMITED
+    assert denial(Reason.HANDSHAKE_OK) is Reason.POLICY_DENIED
