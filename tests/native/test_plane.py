@@ -251,6 +251,32 @@ def test_a_repeated_request_gets_the_same_reply_and_a_copied_one_no_fact(pair: P
     assert pair.gateway.counter("duplicate_request") == 1
 
 
+def lose_reply(pair: Pair) -> None:
+    """The gateway grants a reattach whose reply the client gave up."""
+    pair.ask(1, zero_rtt=True)
+    pair.client.send(up(b"early"))
+    request = pair.gateway.wait("reattach_request")
+    pair.client.plane.abandon_reattach(pair.client_session)
+    pair.commit(request)
+    pair.client.none("reattach_reply", 0.1)
+
+
+def test_a_client_whose_reply_was_lost_is_told_by_its_next_probes(pair: Pair) -> None:
+    pair.second_path()
+    for path in (0, 1):
+        liveness(pair.client, pair.client_session, path, probe_busy=50, probe_idle=50, silence_idle=5000)
+    for _ in range(2):
+        lose_reply(pair)
+        pair.epoch += 1  # the gateway's; the client proposes one more
+        pair.client.facts.clear()
+        assert pair.client.wait("hinted", seconds=5)[1] == pair.client_session
+    pair.reattach(0)
+    pair.client.plane.probe_now(pair.client_session, 0)
+    pair.client.wait("path_validated")
+    pair.gateway.send(down(b"bound"))
+    assert pair.client.receive() == down(b"bound")
+
+
 def test_a_restored_session_answers_probes_by_hints_and_delivers_nothing(pair: Pair) -> None:
     gateway = Node("gateway", pair.cluster_key, private_key=pair.gateway.private_key)
     pair.gateway.plane.close_socket(pair.gateway_socket)

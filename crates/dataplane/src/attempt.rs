@@ -236,7 +236,7 @@ pub fn take_hint(shared: &Shared, datagram: &[u8]) -> std::result::Result<(), Dr
     let rx = session.rx.lock();
     let path = rx.epochs.iter().find_map(|open| open.key.path_of(&envelope.cid)).ok_or(DropReason::UnknownCid)?;
     drop(rx);
-    if hint.epoch < keys.epoch {
+    if hint.epoch < keys.epoch || keys.committed.is_some() {
         return Err(DropReason::WrongEpoch);
     }
     let mut tx = session.tx.lock();

@@ -40,6 +40,8 @@ const FLUSH_BYTES: usize = 32 << 10;
 const TURNS_PER_POLL: u32 = 8;
 /// A session gets at most one hint per this time.
 const HINT_INTERVAL_NS: u64 = 20_000_000;
+/// A reply is asked for again several times within this.
+const REPLY_PATIENCE_NS: u64 = 1_000_000_000;
 /// Cause in hints: this gateway may not send in the session's epoch.
 const HINT_NO_EPOCH: u8 = 1;
 /// A new source is challenged again at most this often.
@@ -299,7 +301,7 @@ pub fn handle_events(shared: &Arc<Shared>, session: &Arc<Session>, origin: &Orig
         match event {
             Event::Probe { path, epoch, probe, counts } => {
                 let mut tx = session.tx.lock();
-                if tx.key.is_some() {
+                if tx.key.is_some() && !is_left_behind(session, &tx, epoch, origin.now_ns) {
                     tx.send_report(shared, path, counts, Some((probe, 0, origin.socket, origin.route)));
                     refresh_standby(shared, &mut tx, path, origin);
                 } else {
@@ -354,9 +356,16 @@ fn confirm(shared: &Shared, session: &Session, epoch: u64, now_ns: u64) {
     }
 }
 
+/// Whether the client still probes in an epoch before ours although the reply that opened ours had time to arrive, also
+/// when asked for again: it cannot open what we seal.
+fn is_left_behind(session: &Session, tx: &Tx, epoch: u64, now_ns: u64) -> bool {
+    let older = tx.key.as_ref().is_some_and(|key| epoch < key.epoch());
+    older && now_ns >= tx.granted_ns + REPLY_PATIENCE_NS && session.rx.lock().unproven
+}
+
 fn send_hint(shared: &Shared, session: &Session, origin: &Origin<'_>, path: PathIndex, epoch: u64, probe: &Probe) {
     let keys = session.keys.lock();
-    let Some(cids) = &keys.hint_cids else { return };
+    let Some((_, cids)) = keys.hint_cids.as_ref().filter(|(known, _)| *known == epoch) else { return };
     let mut tx = session.tx.lock();
     if origin.now_ns < tx.last_hint_ns + HINT_INTERVAL_NS {
         shared.counters.add(Counter::RateLimited, 1);

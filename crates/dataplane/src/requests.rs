@@ -306,10 +306,12 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
     }
     let (key, early) = take_key(shared, &session, &keys, request, &wish, &root, &pending.nonce)?;
     let sealing = SealingKey::new(keys.aead, &root.down(wish.next_epoch, &pending.nonce, &gateway_nonce));
+    if keys.hint_cids.is_none() || !session.rx.lock().unproven {
+        keys.hint_cids = Some((keys.epoch, keys.record().down().cids()));
+    }
     keys.root = root;
     keys.previous_root = None;
     (keys.epoch, keys.client_nonce, keys.gateway_nonce) = (wish.next_epoch, pending.nonce, gateway_nonce);
-    keys.hint_cids = None;
     keys.rekey.forget();
     let tickets = make_tickets(shared, &session.id, keys.ticket_serial, FRESH_TICKETS);
     keys.ticket_serial += FRESH_TICKETS as u64;
@@ -329,6 +331,7 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
         let limits = tx.limits[wish.path.index()];
         tx.install_key(sealing);
         tx.early = None;
+        tx.granted_ns = now_ns;
         let slot = &mut tx.paths[wish.path.index()];
         if !slot.as_ref().is_some_and(|path| path.leads(&pending.socket, pending.route)) {
             *slot = Some(Path::new(Arc::clone(&pending.socket), pending.route, limits, now_ns));
@@ -337,6 +340,7 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
         let mut rx = session.rx.lock();
         let closed = rx.install(key, Some(now_ns + shared.settings.drain_ns));
         shared.close_cids(&closed);
+        rx.unproven = true;
         rx.current = wish.next_epoch;
         rx.active = Some(wish.path);
         rx.paths[wish.path.index()].way = Some(Way { socket: pending.socket.id, peer: pending.route.peer });

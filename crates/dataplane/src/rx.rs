@@ -58,6 +58,15 @@ pub struct RxEpoch {
     pub key: OpeningKey,
     /// When its drain ends.
     pub expires_ns: Option<u64>,
+    /// Nothing is delivered and nothing moves; only probes are opened, for hints to answer.
+    pub probes_only: bool,
+}
+
+impl RxEpoch {
+    /// An epoch whose windows are known.
+    pub fn new(key: OpeningKey) -> Self {
+        Self { key, expires_ns: None, probes_only: false }
+    }
 }
 
 /// A next epoch whose reattach is undecided, with the plaintexts that came early.
@@ -123,8 +132,9 @@ pub struct Rx {
     pub held: Option<Held>,
     /// A datagram of the newest epoch was received.
     pub confirmed: bool,
-    /// Windows are unknown (restored): nothing may be delivered and nothing moves.
-    pub restored: bool,
+    /// Gateway: nothing has shown yet that the client can open what we seal in the newest epoch. Inner packets do not:
+    /// the client may send them before it has the reply.
+    pub unproven: bool,
     /// Epoch that this node seals in, too: its counts are reported.
     pub current: u64,
     /// Path that carries data.
@@ -186,10 +196,15 @@ impl Rx {
         let (path, newest) = (opened.path, opened.newest);
         let is_inner = matches!(opened.plaintext.first(), Some(first) if matches!(first >> 4, 4 | 6));
         let current = self.epochs[at].key.epoch() == self.current;
-        if !self.restored {
+        let muted = self.epochs[at].probes_only;
+        if !muted {
             self.note_arrival(path, at, newest && current, arrival, sink);
         }
         let plain = place.start + HEADER_LEN..place.end - TAG_LEN;
+        if is_inner && muted {
+            arrival.counters.add(Counter::NotBound, 1);
+            return Ok(());
+        }
         if is_inner {
             self.take_inner(&buffer[plain.clone()], path, current, arrival).then(|| sink.packets.push(plain));
             return Ok(());
@@ -233,10 +248,6 @@ impl Rx {
 
     /// Counts an inner packet; true when it may be delivered.
     pub fn take_inner(&mut self, packet: &[u8], path: PathIndex, current: bool, arrival: &Arrival<'_>) -> bool {
-        if self.restored {
-            arrival.counters.add(Counter::NotBound, 1);
-            return false;
-        }
         let seen = &mut self.paths[path.index()];
         seen.packets += 1;
         seen.bytes += packet.len() as u64;
@@ -261,13 +272,16 @@ impl Rx {
         arrival: &Arrival<'_>,
         sink: &mut Sink,
     ) -> Result<(), DropReason> {
-        let epoch = self.epochs[at].key.epoch();
+        let (epoch, muted) = (self.epochs[at].key.epoch(), self.epochs[at].probes_only);
+        if at + 1 == self.epochs.len() && self.unproven {
+            self.prove(arrival.now_ns);
+        }
         match Plaintext::parse(plaintext)? {
             Plaintext::Probe(probe) => {
                 let counts = self.counts(at, path);
                 sink.events.push(Event::Probe { path, epoch, probe, counts });
             }
-            Plaintext::Report(_) | Plaintext::Control(_) if self.restored => {
+            Plaintext::Report(_) | Plaintext::Control(_) if muted => {
                 arrival.counters.add(Counter::NotBound, 1);
             }
             Plaintext::Report(report) => sink.events.push(Event::Report { path, epoch, report }),
@@ -322,20 +336,27 @@ impl Rx {
     /// Returns the connection IDs that are no longer open.
     pub fn install(&mut self, key: OpeningKey, drain_until_ns: Option<u64>) -> Vec<Cid> {
         let mut closed: Vec<Cid> = Vec::new();
-        if self.restored {
-            // Without windows the old epoch would deliver again what it delivered before.
-            self.epochs.drain(..).for_each(|open| closed.extend(open.key.cids()));
-            self.restored = false;
-        }
         while self.epochs.len() > 1 {
-            closed.extend(self.epochs.remove(0).key.cids());
+            // While the newest is unproven, the client may be in the oldest.
+            closed.extend(self.epochs.remove(usize::from(self.unproven)).key.cids());
         }
-        if let Some(old) = self.epochs.last_mut() {
-            old.expires_ns = drain_until_ns;
+        // The header tells epochs apart by four bits.
+        let same_bits = |open: &RxEpoch| open.key.epoch() & 15 == key.epoch() & 15;
+        closed.extend(self.epochs.iter().filter(|open| same_bits(open)).flat_map(|open| *open.key.cids()));
+        self.epochs.retain(|open| !same_bits(open));
+        if let Some(old) = self.epochs.last_mut().filter(|old| !old.probes_only) {
+            old.expires_ns = old.expires_ns.or(drain_until_ns);
         }
-        self.epochs.push(RxEpoch { key, expires_ns: None });
+        self.epochs.push(RxEpoch::new(key));
         self.confirmed = false;
+        self.unproven = false;
         closed
+    }
+
+    /// The client can open what is sealed in the newest epoch: none before it needs hints any more.
+    fn prove(&mut self, now_ns: u64) {
+        self.unproven = false;
+        self.epochs.iter_mut().filter(|open| open.probes_only).for_each(|open| open.expires_ns = Some(now_ns));
     }
 
     /// Closes the newest epoch again if it is `epoch`; the one before stays. Returns its connection IDs.
@@ -358,8 +379,13 @@ impl Rx {
         }
     }
 
-    /// Ends drains that are over; returns their connection IDs.
+    /// Ends drains that are over; returns their connection IDs. An epoch that the client may still be in opens probes on.
     pub fn expire(&mut self, now_ns: u64) -> Vec<Cid> {
+        if self.unproven {
+            for open in self.epochs.iter_mut().filter(|open| open.expires_ns.is_some_and(|at| now_ns >= at)) {
+                (open.expires_ns, open.probes_only) = (None, true);
+            }
+        }
         let over = |open: &RxEpoch| open.expires_ns.is_some_and(|at| now_ns >= at);
         let closed = self.epochs.iter().filter(|open| over(open)).flat_map(|open| *open.key.cids()).collect();
         self.epochs.retain(|open| !over(open));

@@ -72,8 +72,8 @@ pub struct Keys {
     pub last_reply: Option<LastReply>,
     /// Gateway: serial of the next ticket.
     pub ticket_serial: u64,
-    /// Gateway, restored: connection IDs for hints.
-    pub hint_cids: Option<[Cid; 8]>,
+    /// Gateway: the last epoch that the client was known to be in, and its connection IDs, for hints.
+    pub hint_cids: Option<(u64, [Cid; 8])>,
     /// The session ended: nothing may be derived any more.
     pub ended: bool,
 }
@@ -95,7 +95,7 @@ impl Keys {
         let epoch = (record.epoch, record.client_nonce, record.gateway_nonce);
         let mut keys =
             Self::new(record.aead, record.root.clone(), record.previous_root.clone(), epoch, VecDeque::new());
-        keys.hint_cids = Some(record.down().cids());
+        keys.hint_cids = Some((record.epoch, record.down().cids()));
         keys
     }
 
@@ -233,8 +233,8 @@ impl Session {
         self.tx.lock().key = sealing.map(|secret| SealingKey::new(aead, secret));
         let mut rx = self.rx.lock();
         rx.current = key.epoch();
-        rx.restored = sealing.is_none();
-        rx.epochs.push(crate::rx::RxEpoch { key, expires_ns: None });
+        // Without windows a restored epoch would deliver again what it delivered before.
+        rx.epochs.push(crate::rx::RxEpoch { probes_only: sealing.is_none(), ..crate::rx::RxEpoch::new(key) });
         drop(rx);
         shared.sessions.write().insert(self.handle, Arc::clone(self));
         let replaced = shared.by_id.write().insert(self.id, Arc::clone(self));

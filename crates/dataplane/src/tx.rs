@@ -80,6 +80,8 @@ pub struct Tx {
     pub last_data_ns: u64,
     /// Last hint sent.
     pub last_hint_ns: u64,
+    /// Gateway: when the epoch that seals was granted by a reattach.
+    pub granted_ns: u64,
     next_message: u32,
 }
 
@@ -98,6 +100,7 @@ impl Tx {
             totals: Totals::default(),
             last_data_ns: 0,
             last_hint_ns: 0,
+            granted_ns: 0,
             next_message: u32::from_be_bytes(draw(&mut SystemRandom)),
         }
     }
