@@ -138,6 +138,19 @@ def test_silence_limit_follows_the_formula_between_floor_and_ceiling() -> None:
     assert volatility.silence_limit_idle() == 15 * SECOND
 
 
+def test_stability_is_asked_for_longer_each_time() -> None:
+    volatility = Policy().volatility
+    assert [volatility.stability_after(entries) // SECOND for entries in (0, 1, 2, 3, 4, 5, 9999)] == [
+        2,
+        2,
+        4,
+        8,
+        16,
+        30,
+        30,
+    ]
+
+
 @given(st.integers(min_value=0, max_value=100 * 24 * HOUR))
 def test_durations_round_trip_exactly(nanoseconds: int) -> None:
     assert parse_duration(format_duration(nanoseconds)) == nanoseconds

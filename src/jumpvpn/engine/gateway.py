@@ -418,7 +418,8 @@ class GatewayEngine:
         known = place.transports.get(session.binding.transport)
         if known is None or not known.validated:
             return None
-        return later(max(known.since, session.entered_at), session.policy.volatility.stability_window)
+        window = session.policy.volatility.stability_after(len(session.volatile_entries))
+        return later(max(known.since, session.entered_at), window)
 
     def _moments(self, place: Place) -> list[Instant]:
         session = place.seat.session

@@ -145,11 +145,9 @@ class Plans:
         if session.state is not State.VOLATILE or session.binding is None:
             return None
         active = self._book.transports[session.binding.transport]
-        policy = session.policy.volatility
         if not active.validated or self.threshold_crossed(active, session.policy) is not None:
             return None
-        doublings = max(0, len(session.volatile_entries) - 1)
-        window = min(policy.stability_window * 2**doublings, policy.stability_window_max)
+        window = session.policy.volatility.stability_after(len(session.volatile_entries))
         return later(max(active.since, self.unstable_at, session.entered_at), window)
 
     def threshold_crossed(self, transport: Transport, policy: Policy) -> Reason | None:

@@ -78,6 +78,11 @@ class VolatilityPolicy(Section):
         defaults = {"probe_interval": f"{busy}ns", "probe_interval_idle": f"{idle}ns"}
         return {**defaults, **table}
 
+    def stability_after(self, entries: int) -> Duration:
+        """How long (ns) a transport must be good again after ``entries`` times in VOLATILE within ``reentry_window``."""
+        doublings = min(max(0, entries - 1), 32)  # past every bound already
+        return Duration(min(self.stability_window * 2**doublings, self.stability_window_max))
+
     def silence_limit_busy(self, rtt: int, rtt_deviation: int) -> Duration:
         """Silence (ns) after which owed reports count as missing, for a smoothed RTT and its deviation (ns)."""
         owed = 2 * rtt + 4 * rtt_deviation + self.silence_margin
