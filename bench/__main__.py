@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import handshake, recovery, throughput
+from bench import audit, handshake, recovery, throughput
 from jumpvpn.lab import LabError
+
+NAMES = ("handshake", "recovery", "throughput", "audit")
 
 
 def main() -> int:
@@ -20,7 +22,7 @@ def main() -> int:
     options = _options()
     document: dict[str, Any] = {"machine": {"cpus": os.cpu_count(), "kernel": platform.release()}}
     try:
-        for name in options.only or ("handshake", "recovery", "throughput"):
+        for name in options.only or NAMES:
             document[name] = asyncio.run(_measure(name, options))
     except LabError as error:
         sys.stderr.write(f"bench: {error}\n")
@@ -38,12 +40,14 @@ async def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name == "recovery":
         rounds, outages = (3, 1) if options.quick else (options.rounds, options.outages)
         return await recovery.measure(rounds, outages, _note)
+    if name == "audit":
+        return await asyncio.to_thread(audit.measure, 100_000 if options.quick else audit.LINES, _note)
     return await throughput.measure(1 if options.quick else 5, _note)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--only", action="append", choices=("handshake", "recovery", "throughput"))
+    parser.add_argument("--only", action="append", choices=NAMES)
     parser.add_argument("--rounds", type=int, default=25, help="recovery: times each short incident (default 25)")
     parser.add_argument("--outages", type=int, default=5, help="recovery: times each long outage (default 5)")
     parser.add_argument("--quick", action="store_true", help="few repetitions: a look, not a figure")

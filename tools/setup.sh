@@ -14,7 +14,7 @@ stop() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # --- system packages: "command:package" -------------------------------------------------------------------------------
 needed=(ip:iproute2 nft:nftables conntrack:conntrack ethtool:ethtool nsenter:util-linux ping:iputils-ping
         rsvg-convert:librsvg2-bin fc-list:fontconfig)
-[ "$want" = test ] && needed+=(iperf3:iperf3 sysctl:procps)
+[ "$want" = test ] && needed+=(iperf3:iperf3 sysctl:procps java:default-jre-headless)
 
 missing=()
 for pair in "${needed[@]}"; do

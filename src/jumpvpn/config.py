@@ -7,7 +7,7 @@ import binascii
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from jumpvpn.policy.model import Policy, load_policy
 from jumpvpn.policy.problems import Problem, Rejected, problems_of, quoted
+from jumpvpn.policy.units import extent
 from jumpvpn.toml_lines import line_of
 
 KEY_BYTES = 32  # X25519 (RFC 7748)
@@ -172,6 +173,14 @@ class Forward(Table):
     interfaces: Annotated[tuple[InterfaceName, ...], Many] = ()
 
 
+class Recording(Table):
+    """What the node's engine is told, kept for ``jumpvpn replay``: ``keep`` files of at most ``size`` bytes each."""
+
+    file: FilePath
+    size: Annotated[int, extent(64 * 1024, 1024**3)] = 16 * 1024**2
+    keep: Annotated[int, Field(ge=1, le=1000)] = 4
+
+
 class GatewayConfig(Table):
     """All that one gateway needs to run."""
 
@@ -187,6 +196,7 @@ class GatewayConfig(Table):
     tunnel: GatewayTunnel = GatewayTunnel()
     forward: Forward = Forward()
     device: Annotated[tuple[Device, ...], Field(strict=False, max_length=65536)] = ()
+    recording: Recording | None = None
     policy: Policy = Policy()
     source: SkipJsonSchema[Path | None] = None  # the file this was read from; never a key of it
 
@@ -237,6 +247,7 @@ class ClientConfig(Table):
     tunnel: ClientTunnel = ClientTunnel()
     interfaces: Interfaces = Interfaces()
     gateway: Annotated[tuple[GatewayPeer, ...], Field(strict=False, min_length=1, max_length=16)]
+    recording: Recording | None = None
     policy: Policy = Policy()
     source: SkipJsonSchema[Path | None] = None  # the file this was read from; never a key of it
 
@@ -251,17 +262,17 @@ Config = TypeVar("Config", GatewayConfig, ClientConfig)
 
 def load_gateway(path: Path) -> GatewayConfig:
     """Read a gateway's file. Raises ``Rejected`` with all problems."""
-    return parse_gateway(_read(path), path.parent, str(path))
+    return parse_gateway(read_text(path), path.parent, str(path))
 
 
 def load_client(path: Path) -> ClientConfig:
     """Read a client's file. Raises ``Rejected`` with all problems."""
-    return parse_client(_read(path), path.parent, str(path))
+    return parse_client(read_text(path), path.parent, str(path))
 
 
 def load_either(path: Path) -> GatewayConfig | ClientConfig:
     """Read a file of either role: one with ``[[gateway]]`` tables is a client's."""
-    text = _read(path)
+    text = read_text(path)
     is_client = "gateway" in _tables(text, str(path))
     return (parse_client if is_client else parse_gateway)(text, path.parent, str(path))
 
@@ -326,16 +337,42 @@ def _policy(table: dict[str, Any], base: Path, problems: list[Problem]) -> Polic
     return Policy()
 
 
+def load_policy_of(path: Path) -> Policy:
+    """The policy that a file holds: a policy of its own, or the one of a node's configuration as the node uses it.
+
+    Nothing else of a configuration is looked at. Raises ``Rejected``.
+    """
+    text = read_text(path)
+    table = _tables(text, str(path))
+    if table.keys() <= Policy.model_fields.keys():
+        return load_policy_file(path)
+    interfaces, problems = table.get("interfaces"), list[Problem]()
+    policy = _policy(table, path.parent, problems)
+    if problems:
+        raise Rejected(_placed(problems, text), str(path))
+    prefer = interfaces.get("prefer", ()) if isinstance(interfaces, dict) else ()
+    return preferring(policy, [pattern for pattern in prefer if isinstance(pattern, str)])
+
+
+def preferring(policy: Policy, interfaces: Sequence[str]) -> Policy:
+    """``policy`` with these patterns of interfaces as its preference, unless it states one itself."""
+    if policy.transports.prefer or not interfaces:
+        return policy
+    prefer = tuple(f"interface:{pattern}" for pattern in interfaces)
+    return policy.model_copy(update={"transports": policy.transports.model_copy(update={"prefer": prefer})})
+
+
 def load_policy_file(path: Path) -> Policy:
     """Read a policy from its own file. Raises ``Rejected``."""
-    text = _read(path)
+    text = read_text(path)
     try:
         return load_policy(_tables(text, str(path)))
     except Rejected as error:
         raise Rejected(_placed(error.problems, text), str(path)) from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text in ``path``. Raises ``Rejected`` where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -355,6 +392,7 @@ def _tables(text: str, source: str) -> dict[str, Any]:
 
 def _gateway_problems(config: GatewayConfig) -> list[Problem]:
     problems = _repeated(config.device, "device", ("name", "public_key", "address", "address6"))
+    problems += _recording_problems(config)
     own = {address.ip for address in config.tunnel.gateway_addresses()}
     if config.tunnel.pool.num_addresses < 4:
         problems.append(
@@ -370,10 +408,18 @@ def _gateway_problems(config: GatewayConfig) -> list[Problem]:
 
 
 def _client_problems(config: ClientConfig) -> list[Problem]:
-    problems = _repeated(config.gateway, "gateway", ("name",))
+    problems = _repeated(config.gateway, "gateway", ("name",)) + _recording_problems(config)
     if config.table in (253, 254, 255):
         problems.append(Problem(("table",), "must not be one of the system's tables 253 to 255", str(config.table)))
     return problems
+
+
+def _recording_problems(config: GatewayConfig | ClientConfig) -> list[Problem]:
+    wish = config.recording
+    if wish is None or wish.file not in (config.events, config.control, config.private_key_file):
+        return []
+    message = "must be a file of its own, not one that another key names"
+    return [Problem(("recording", "file"), message, quoted(str(wish.file)))]
 
 
 def _repeated(tables: tuple[Checked, ...], name: str, keys: tuple[str, ...]) -> list[Problem]:

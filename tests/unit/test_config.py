@@ -124,3 +124,20 @@ def test_keys_round_trip_and_wrong_lengths_are_refused() -> None:
     for text in ("", "AAAA", KEY + "AAAA", "!" * 44):
         with pytest.raises(ValueError):
             decode_key(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('recording = { size = "1MiB" }', "recording.file: missing; this key is required"),
+        ('recording = { file = "r", size = "1KiB" }', "must be within 64KiB and 1GiB"),
+        ('recording = { file = "r", keep = 0 }', "must be at least 1"),
+        ('recording = { file = "r", rotate = 3 }', "recording.rotate: unknown key"),
+        ('events = "e.jsonl"\nrecording = { file = "e.jsonl" }', "must be a file of its own"),
+        ('recording = "r"', "must be a table of keys"),
+    ],
+)
+def test_a_recording_that_cannot_be_is_refused(line: str, words: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        parse_gateway(f'private_key_file = "gw.key"\n{line}\n', BASE)
+    assert words in str(caught.value)

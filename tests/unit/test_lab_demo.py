@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from jumpvpn.audit.auditor import audit_lines
 from jumpvpn.audit.chain import Chain
+from jumpvpn.audit.sealing import Origin, Sealer
 from jumpvpn.lab.demo.picture import carriers, states, timeline
 from jumpvpn.lab.demo.result import Result, Shown, document, verdict
 from jumpvpn.lab.demo.script import STEPS
@@ -15,6 +17,8 @@ from jumpvpn.lab.incidents import Incident, effect
 from jumpvpn.lab.journals import Journals, Record
 from jumpvpn.lab.measure import DownloadLog, EchoLog
 from jumpvpn.lab.workload import Logs
+from jumpvpn.policy.model import Policy
+from jumpvpn.values import DomainEvent, Instant, Now
 
 MS = 1_000_000
 SECOND_NS = 1000 * MS
@@ -41,6 +45,14 @@ STORY = [
 ]  # fmt: skip
 
 
+def run_of_a_node() -> list[bytes]:
+    origin = Origin("gw1", "standalone", "boot", "run", "gateway")
+    sealer = Sealer(origin, Policy(), lambda address, _mode: address)
+    applied = {"version": "1.0", "digest": Policy().digest(), "body": Policy().body(), "mode": "start"}
+    events = [DomainEvent("node.started", "N"), DomainEvent("policy.applied", "N", data=applied)]
+    return list(sealer.note(events, Now(Instant(0), 0)))
+
+
 def story() -> Result:
     chains = {side: Chain(f"n:{side}:1") for side in ("client", "gateway")}
     result = Result(started_ns=0, quick=True, size=1000, ended_ns=3 * SECOND_NS)
@@ -58,6 +70,7 @@ def story() -> Result:
     facts = {"checksum_ok": True, "server_connections": 1, "received": 1000, "bucket_ns": 10 * MS, "started_ns": 0}
     download = DownloadLog(facts, array("I", [1000] * 300), array("q", [1000 * MS]), array("q", [1090 * MS]))
     result.logs = Logs({"udp": echo, "tcp": echo}, download)
+    result.verdict = audit_lines(run_of_a_node())
     dead, back = result.records[2], result.records[5]
     incident = Incident("wifi_link_down", 1000 * MS, dead, dead.reason, back, back.at_ns, back.transport)
     result.shown = [Shown(STEPS[0], incident, effect(incident, result.logs))]
@@ -89,8 +102,9 @@ def test_a_second_handshake_breaks_the_verdict_and_is_named() -> None:
 
 def test_a_changed_record_breaks_the_verdict() -> None:
     result = story()
-    result.journal_lines["client"][1] = result.journal_lines["client"][1].replace(b"transport_dead", b"transport_gone")
-    assert any("client: " in finding.text for finding in verdict(result) if not finding.holds)
+    started, applied = run_of_a_node()
+    result.verdict = audit_lines([started, applied.replace(b'"mode":"start"', b'"mode":"other"')])
+    assert ["A-1" in finding.text for finding in verdict(result) if not finding.holds] == [True]
 
 
 def test_the_picture_is_well_formed_whatever_was_shown() -> None:

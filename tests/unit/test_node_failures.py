@@ -47,6 +47,7 @@ class World:
     def __init__(self, *orders: Any) -> None:
         self.orders = list(orders)
         self.inputs: list[Any] = []
+        self.tape = None
         self.seal_fails: Exception | None = None
         self.execute = raising(KeyError("a defect"))
         self.released = asyncio.Event()
@@ -56,6 +57,9 @@ class World:
     def handle(self, event: Any, _now: Any) -> list[Any]:
         self.inputs.append(event)
         return self.orders if event == "go" else []
+
+    def draft(self, *_: Any) -> None:
+        """Nothing is sealed here."""
 
     def next_wakeup(self) -> None:
         return None

@@ -48,16 +48,16 @@ _OWNED = "from_node epoch lease_ms version"
 _COALESCED = " count first_ms last_ms"  # denials of one kind within the interval become one record
 
 CATALOGUE: Mapping[str, Entry] = {
-    "session.created": _entry(_STATE, _INFO, "client_id_hash requested_policy genesis_digest role bounds"),
+    "session.created": _entry(_STATE, _INFO, "client_id_hash requested_policy role bounds"),
     "session.state_change": _entry(_STATE, _INFO, "dwell_ms transportless_ms episode_ms recovery_ms attempts bounds"),
     "session.terminated": _entry(
         _STATE,
         _LOW,
         "session_age_ms transportless_ms last_epoch switches_total episodes_total volatile_ms recovering_ms degraded_ms"
-        " bytes_in_total bytes_out_total",
+        " episode_ms episode_degraded_ms attempts denials detect_ms bytes_in_total bytes_out_total",
     ),
     "session.episode_closed": _entry(
-        _STATE, _INFO, "detect_ms recovery_ms degraded_ms transportless_ms episode_ms attempts denials outcome"
+        _STATE, _INFO, "detect_ms recovery_ms degraded_ms transportless_ms attempts denials outcome"
     ),
     "session.input_rejected": _entry(_NODE, _LOW, "input code" + _COALESCED),
     "session.lifetime_warning": _entry(_NODE, _LOW, "left_ms"),

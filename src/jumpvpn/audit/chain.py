@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,62 +46,6 @@ def node_chain(node_id: str, boot: str) -> str:
     return f"n:{node_id}:{boot}"
 
 
-def genesis_digest(session_uid: str, handshake_hash: bytes, node_id: str, epoch: int) -> str:
-    """What the first record of a session's chain carries, so that the chain cannot be moved to another session."""
-    origin: dict[str, Any] = {
-        "session_uid": session_uid,
-        "handshake_hash": handshake_hash.hex(),
-        "node_id": node_id,
-        "epoch": epoch,
-    }
-    return hashlib.sha256(rfc8785.dumps(origin)).hexdigest()
-
-
 def record_hash(record: Mapping[str, Any]) -> str:
     """The hash that ``record`` ought to carry."""
     return hashlib.sha256(rfc8785.dumps({k: v for k, v in record.items() if k != "hash"})).hexdigest()
-
-
-def find_breaks(lines: Iterable[bytes]) -> list[str]:
-    """Where the chains in ``lines`` do not hold, in words; empty when they do. Order and repeats are harmless."""
-    chains: dict[str, dict[int, dict[str, Any]]] = {}
-    breaks: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        record = _record(line)
-        if record is None:
-            breaks.append(f"line {number}: not an event record")
-            continue
-        chain, seq = record["chain"], record["seq"]
-        if record_hash(record) != record["hash"]:
-            breaks.append(f"{chain}/{seq}: the record was changed")
-        earlier = chains.setdefault(chain, {}).setdefault(seq, record)
-        if earlier["hash"] != record["hash"]:
-            breaks.append(f"{chain}/{seq}: two different records")
-    for name, records in sorted(chains.items()):
-        breaks += _gaps(name, records)
-    return breaks
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    """The record in ``line`` if it has a chain's fields and a canonical form, else None."""
-    try:
-        record = json.loads(line)
-        rfc8785.dumps(record)
-    except (ValueError, RecursionError):  # rfc8785's errors are ValueErrors
-        return None
-    kinds = {"chain": str, "seq": int, "prev": str, "hash": str}
-    if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
-        return None
-    return record
-
-
-def _gaps(name: str, records: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    breaks: list[str] = []
-    expected = GENESIS
-    for position, seq in enumerate(sorted(records), start=1):
-        if seq != position:
-            return [*breaks, f"{name}/{position}: missing"]
-        if records[seq]["prev"] != expected:
-            breaks.append(f"{name}/{seq}: does not follow its predecessor")
-        expected = records[seq]["hash"]
-    return breaks

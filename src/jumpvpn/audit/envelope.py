@@ -28,8 +28,12 @@ class Context:
     policy_digest: str
 
 
-def build_record(event: DomainEvent, context: Context, *, idx: int = 1, n: int = 1) -> dict[str, Any]:
+def build_record(
+    event: DomainEvent, context: Context, *, idx: int = 1, n: int = 1, cause: str | None = None
+) -> dict[str, Any]:
     """The record without chain fields, ready for ``Chain.append``; ``idx`` of ``n`` within the events of one commit.
+
+    ``cause`` is the record (``chain/seq``) that this one follows from.
 
     Asserts that the catalogue allows it: a wrong event is our own defect, never the peer's.
     """
@@ -56,7 +60,7 @@ def build_record(event: DomainEvent, context: Context, *, idx: int = 1, n: int =
         "policy_version": context.policy_version,
         "policy_digest": context.policy_digest,
         "transport": None if event.transport is None else _transport(event.transport),
-        "cause": None,
+        "cause": cause,
         "data": {name: _plain(value) for name, value in event.data.items()},
     }
 

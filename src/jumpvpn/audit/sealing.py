@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from jumpvpn.audit.addresses import AddressMode
 from jumpvpn.audit.chain import Chain, node_chain, session_chain
+from jumpvpn.audit.checkpoints import EVENT, Growth, Link, Sign, checkpoint_data
 from jumpvpn.audit.coalesce import Coalescer
 from jumpvpn.audit.envelope import Context, build_record
 from jumpvpn.policy.model import Policy
@@ -55,6 +56,7 @@ class Sealer:
         self._sessions: dict[str, Chain] = {}
         self._denials = Coalescer(policy.observability.denial_interval)
         self.node = Chain(node_chain(origin.node_id, origin.run))
+        self.growth = Growth()
 
     def use_policy(self, policy: Policy) -> None:
         """From here on events name this policy."""
@@ -74,13 +76,15 @@ class Sealer:
         return self._node_lines(self._denials.due(now), now)
 
     def draft(self, uid: str, events: Sequence[DomainEvent], now: Now) -> Draft:
-        """Seal one commit's state lane; nothing moves before ``settle``."""
+        """Seal one commit's state lane, whose first event causes the others; nothing moves before ``settle``."""
         mine = [event for event in events if event.lane == "S"]
         context = self._context(now)
-        sealed = [
-            build_record(self._shown(event), context, idx=index, n=len(mine)) for index, event in enumerate(mine, 1)
-        ]
         before = self._sessions.get(uid) or Chain(session_chain(uid, self.origin.role))
+        first = f"{before.name}/{before.seq + 1}"
+        sealed = [
+            build_record(self._shown(event), context, idx=index, n=len(mine), cause=None if index == 1 else first)
+            for index, event in enumerate(mine, 1)
+        ]
         chain, lines = before.extend(sealed)
         return Draft(uid, chain, lines, tuple(events), now, context)
 
@@ -91,9 +95,17 @@ class Sealer:
         """
         lines = tuple(self._in_order(draft))
         self._sessions[draft.uid] = draft.chain
+        self.growth.add(draft.chain, len(draft.lines), draft.now)
         if ended:
             del self._sessions[draft.uid]
         return lines
+
+    def checkpoint(self, link: Link, sign: Sign, now: Now) -> bytes:
+        """The line that vouches for all chains as they are; its own hash is then ``node.head``."""
+        heads, counts = self.growth.take(self.node)
+        data = checkpoint_data(self.node.name, link, heads, counts, sign)
+        self.node, line = self.node.append(build_record(DomainEvent(EVENT, "N", data=data), self._context(now)))
+        return line
 
     def _in_order(self, draft: Draft) -> Iterator[bytes]:
         committed = iter(draft.lines)
@@ -102,6 +114,7 @@ class Sealer:
                 yield next(committed)
             elif (offered := self._denials.offer(self._shown(event), draft.now)) is not None:
                 self.node, line = self.node.append(build_record(offered, draft.context))
+                self.growth.add(self.node, 1, draft.now)
                 yield line
 
     def _node_lines(self, events: Sequence[DomainEvent], now: Now) -> tuple[bytes, ...]:
@@ -109,6 +122,7 @@ class Sealer:
             return ()
         context = self._context(now)
         self.node, lines = self.node.extend(build_record(event, context) for event in events)
+        self.growth.add(self.node, len(lines), now)
         return lines
 
     def _context(self, now: Now) -> Context:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from jumpvpn.cli import failures, node, setup
+from jumpvpn.cli import audit, failures, node, replay, setup
 from jumpvpn.cli.failures import USAGE_FAILURE, Failure, reported
 
 commands = typer.Typer(
@@ -21,6 +21,9 @@ commands = typer.Typer(
 config_commands = typer.Typer(help="Work with configuration files.", rich_markup_mode=None)
 commands.add_typer(config_commands, name="config")
 commands.add_typer(setup.init_commands, name="init")
+commands.add_typer(audit.audit_commands, name="audit")
+commands.add_typer(replay.policy_commands, name="policy")
+commands.command("replay")(replay.replay)
 commands.command("keygen")(setup.keygen)
 commands.command("pubkey")(setup.pubkey)
 
@@ -124,6 +127,27 @@ def events(
     with reported():
         path = node.events_path(file, control, config)
         watching.show_events(path, last, follow=follow, as_json=as_json)
+
+
+@commands.command()
+def explain(
+    session: Annotated[str, typer.Argument(help="The beginning of its uid; needed with several.")] = "",
+    at: Annotated[str | None, typer.Option("--at", help='A time: "-5min", "14:03:05" or RFC 3339.')] = None,
+    event: Annotated[str | None, typer.Option("--event", help="An event: its number, or chain/number.")] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="An event log instead of a running node.")] = None,
+    control: ControlOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say in words why a session is where it is, by which rule, what comes next and what would change it.
+
+    Exit status: 0 explained; 1 the node failed to answer; 2 no such session, event or time, or no readable log.
+    """
+    from jumpvpn.cli import explain as explaining
+
+    with reported():
+        question = explaining.Question(session, at, event)
+        explaining.run(question, control, config, log, as_json=as_json)
 
 
 @commands.command()

@@ -35,6 +35,13 @@ address_mode = "truncated"  # addresses in events: "full", "truncated" (network 
 """
 
 
+RECORDING = """
+# Keeps all that the session's machine is told, for "jumpvpn replay" and "jumpvpn policy dry-run": so many files (keep)
+# of at most that size, without keys and identifiers, addresses as in the events. Nothing is recorded without this line.
+# recording = {{ file = "/var/lib/jumpvpn/{role}-recording.jsonl", size = "16MiB", keep = 4 }}
+"""
+
+
 def gateway(name: str, key_file: str) -> str:
     """A gateway's file; ``key_file`` is relative to it."""
     return f"""\
@@ -49,7 +56,7 @@ state_dir = "/var/lib/jumpvpn"           # session records survive a restart her
 control = "/run/jumpvpn/gateway.sock"    # for jumpvpn status, events, down …
 events = "/var/lib/jumpvpn/events.jsonl" # one JSON object per event
 store = "sqlite"                         # "memory" forgets all sessions at exit
-
+{RECORDING.format(role="gateway")}
 [tunnel]
 name = "jumpvpn0"
 mtu = {DEFAULT_MTU}
@@ -80,7 +87,7 @@ private_key_file = {_text(key_file)}
 state_dir = "/var/lib/jumpvpn"
 control = "/run/jumpvpn/client.sock"            # for jumpvpn status, events, down …
 events = "/var/lib/jumpvpn/client-events.jsonl" # one JSON object per event
-
+{RECORDING.format(role="client")}
 # Our own packets carry this mark and so never enter the tunnel; a default route lives in this table.
 # mark = 19030
 # table = 19030

@@ -15,12 +15,14 @@ from typing import Any
 
 from jumpvpn.client.executor import ClientExecutor
 from jumpvpn.client.handshake import Answer, Handshake, NoAnswer
-from jumpvpn.config import ClientConfig, decode_key, load_client, split_address
+from jumpvpn.config import ClientConfig, decode_key, load_client, preferring, split_address
 from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outlook
 from jumpvpn.engine.client import ClientEngine
-from jumpvpn.policy.model import Policy
 from jumpvpn.policy.problems import Rejected
+from jumpvpn.recording import files as recording
 from jumpvpn.runtime import clock, journal, node, status
+from jumpvpn.runtime.checkpoints import CheckpointKeys
 from jumpvpn.runtime.cleanup import Ownership, TunInterface
 from jumpvpn.runtime.control import ControlServer, Refused
 from jumpvpn.runtime.dataplane import Plane, drain
@@ -35,7 +37,7 @@ from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.records import Kept
 from jumpvpn.session.state import State
-from jumpvpn.values import DomainEvent, SessionId, TransportId, Version
+from jumpvpn.values import SessionId, TransportId, Version
 from jumpvpn.wire.welcome import BadWelcome, Welcome, decode_welcome
 
 PROTOCOL = "udp"
@@ -47,7 +49,7 @@ class ClientNode:
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._policy = _with_preferences(config)
+        self._policy = preferring(config.policy, config.interfaces.prefer)
         self._engine = ClientEngine(self._policy)
         self._ended: asyncio.Future[Reason]
         self._plane_handle: Plane
@@ -74,7 +76,9 @@ class ClientNode:
         stack.push_async_callback(node.release, owner)
         events = journal.Journal(config.events)
         stack.callback(events.close)
-        recorder = Recorder.create(config.name, "client", events, MemoryStore(), self._policy)
+        keys = CheckpointKeys.open(config.state_dir, config.name, "client", config.events)
+        tape = recording.start(config.recording, self._engine, stack)
+        recorder = Recorder.create(config.name, "client", events, MemoryStore(), self._policy, keys, tape)
         control = ControlServer(config.control, self._commands(), {"events": self._follow})
         await control.start()
         stack.push_async_callback(control.close)
@@ -93,7 +97,7 @@ class ClientNode:
         monitor = await stack.enter_async_context(NetMonitor())
         self._addresses = await self._resolve()
         self._network_changed(monitor, [])
-        jobs = (self._driver.run(), self._watch(monitor), self._be_born(owner, key), recorder.forget_exported())
+        jobs = (self._driver.run(), self._watch(monitor), self._be_born(owner, key), *recorder.jobs())
         async with node.background(*jobs, on_failure=self._failed):
             reason = await self._ended
             await asyncio.sleep(0)
@@ -152,6 +156,7 @@ class ClientNode:
         policy = welcome.limits.applied_to(self._policy)
         inner = ", ".join(welcome.addresses)
         sys.stderr.write(f"jumpvpn: session {uid} with {welcome.gateway} over {answer.transport}, {inner}\n")
+        self._recorder.keys.introduce()
         self._post(
             inp.HandshakeAnswered(
                 answer.session_id, answer.transport, answer.peer, device, policy, Version(welcome.version)
@@ -204,11 +209,20 @@ class ClientNode:
     # --- control -----------------------------------------------------------------------------------------------------
 
     def _commands(self) -> dict[str, Any]:
-        return {"status": self._status, "down": self._down, "switch": self._switch, "terminate": self._down}
+        return {
+            "status": self._status, "outlook": self._outlook, "down": self._down, "switch": self._switch,
+            "terminate": self._down,
+        }  # fmt: skip
 
     async def _status(self, _args: Any) -> Any:
         handle, late = self._executor.handle, self._executor.race.lost
         return status.of_client(self._engine, handle, self._plane_handle, self._config, self._welcome, late)
+
+    async def _outlook(self, args: Any) -> Any:
+        now = clock.now()
+        told = outlook.of_client(self._engine, str(args.get("session") or ""), now.boot)
+        where = {"role": self._config.role, "node": self._config.name, "events_file": str(self._config.events)}
+        return {**where, "time_ms": now.wall_ms, **told}
 
     async def _down(self, _args: Any) -> Any:
         self._stop()
@@ -249,7 +263,8 @@ class ClientNode:
         if self._config.source is None:
             return
         try:
-            policy = _with_preferences(load_client(self._config.source))
+            config = load_client(self._config.source)
+            policy = preferring(config.policy, config.interfaces.prefer)
         except (Rejected, OSError) as error:
             self._post(inp.PolicyOffered(None, tuple(str(error).splitlines())))
             return
@@ -267,26 +282,17 @@ class ClientNode:
 
     def _started(self) -> None:
         data = {"role": "client", "boot_id": clock.boot_id(), "program_version": status.program_version()}
-        self._recorder.emit((DomainEvent("node.started", "N", data=data),), clock.now())
+        self._recorder.start(data, clock.now())
         self._recorder.use_policy(self._policy, clock.now(), "start")
 
     def _farewell(self, reason: Reason) -> int:
-        self._recorder.emit((DomainEvent("node.stopped", "N", data={"cause": reason.value}),), clock.now())
+        self._recorder.stop({"cause": reason.value}, clock.now())
         asked = reason in (Reason.OPERATOR_TERMINATED,)
         text = self._complaint or reason.meaning.text
         sys.stderr.write(f"jumpvpn: session ended: {reason.value}: {text}\n")
         if reason in (Reason.HANDSHAKE_TIMEOUT, Reason.HANDSHAKE_FAILED):
             return 1
         return 0 if asked else EXIT_TERMINATED
-
-
-def _with_preferences(config: ClientConfig) -> Policy:
-    """The policy, with ``interfaces.prefer`` as its preference when it states none itself."""
-    policy = config.policy
-    if policy.transports.prefer or not config.interfaces.prefer:
-        return policy
-    prefer = tuple(f"interface:{pattern}" for pattern in config.interfaces.prefer)
-    return policy.model_copy(update={"transports": policy.transports.model_copy(update={"prefer": prefer})})
 
 
 def _matches(interface: str, patterns: Iterable[str]) -> bool:

@@ -13,11 +13,14 @@ from typing import Any
 from jumpvpn.audit.chain import Chain
 from jumpvpn.config import GatewayConfig, load_gateway
 from jumpvpn.engine import inputs as inp
+from jumpvpn.engine import outlook
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.addresses import admitted_devices
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
 from jumpvpn.policy.problems import Rejected
+from jumpvpn.recording import files as recording
 from jumpvpn.runtime import clock, journal, node, status
+from jumpvpn.runtime.checkpoints import CheckpointKeys
 from jumpvpn.runtime.cleanup import Ownership, TunInterface
 from jumpvpn.runtime.control import ControlServer, Refused
 from jumpvpn.runtime.dataplane import Plane, drain
@@ -31,7 +34,6 @@ from jumpvpn.runtime.stores.base import Store
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 from jumpvpn.session.records import BadRecord, decode
-from jumpvpn.values import DomainEvent
 from jumpvpn.wire.welcome import Limits, Welcome, encode_welcome
 
 CLUSTER_KEY_BYTES = 32
@@ -72,7 +74,9 @@ class GatewayNode:
         store = await self._open_store()
         stack.push_async_callback(store.close)
         await journal.export_outbox(store, events)
-        self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy)
+        keys = CheckpointKeys.open(config.state_dir, config.name, "gateway", config.events)
+        tape = recording.start(config.recording, self._engine, stack)
+        self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy, keys, tape)
         control = ControlServer(config.control, self._commands(), {"events": self._follow})
         await control.start()
         stack.push_async_callback(control.close)
@@ -88,12 +92,12 @@ class GatewayNode:
         loop = asyncio.get_running_loop()
         loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
         stack.callback(loop.remove_reader, plane.fact_fd)
-        async with node.background(self._driver.run(), self._recorder.forget_exported(), on_failure=self._failed):
+        async with node.background(self._driver.run(), *self._recorder.jobs(), on_failure=self._failed):
             await self._driver.rest()
             self._restored.set()
             self._announce_ready()
             await self._stopped
-        self._recorder.emit((DomainEvent("node.stopped", "N", data={"cause": "asked"}),), clock.now())
+        self._recorder.stop({"cause": "asked"}, clock.now())
         return 0
 
     async def _open_store(self) -> Store:
@@ -164,12 +168,22 @@ class GatewayNode:
     # --- control -----------------------------------------------------------------------------------------------------
 
     def _commands(self) -> dict[str, Any]:
-        return {"status": self._status, "down": self._down, "terminate": self._terminate, "switch": self._switch}
+        return {
+            "status": self._status, "outlook": self._outlook, "down": self._down, "terminate": self._terminate,
+            "switch": self._switch,
+        }  # fmt: skip
 
     async def _status(self, _args: Any) -> Any:
         await self._restored.wait()  # until then it would tell less than there is
         names, late = self._executor.names, self._executor.race.lost
         return status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names, late)
+
+    async def _outlook(self, args: Any) -> Any:
+        await self._restored.wait()
+        now = clock.now()
+        told = outlook.of_gateway(self._engine, str(args.get("session") or ""), now.boot)
+        where = {"role": self._config.role, "node": self._config.name, "events_file": str(self._config.events)}
+        return {**where, "time_ms": now.wall_ms, **told}
 
     async def _down(self, _args: Any) -> Any:
         self._stop()
@@ -218,12 +232,13 @@ class GatewayNode:
 
     def _started(self) -> None:
         data = {"role": "gateway", "boot_id": clock.boot_id(), "program_version": status.program_version()}
-        self._recorder.emit((DomainEvent("node.started", "N", data=data),), clock.now())
+        self._recorder.start(data, clock.now())
         self._recorder.use_policy(self._config.policy, clock.now(), "start")
 
     def _announce_ready(self) -> None:
         listening = ", ".join(self._config.listen)
         sys.stderr.write(f"jumpvpn: gateway {self._config.name} listens on {listening} (UDP)\n")
+        self._recorder.keys.introduce()
 
 
 def _cluster_key(path: Path) -> bytes:

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, ClassVar, Self, TypeVar
 
+from jumpvpn.audit.auditor import Report, audit_files
 from jumpvpn.lab.errors import LabError
 from jumpvpn.lab.journals import Journals, Record, Wanted
 from jumpvpn.lab.lab import Lab
@@ -90,7 +92,12 @@ class Deployment:
     `policy` is TOML (tables `[policy.…]`) for both nodes, `client_policy` for the client alone; `prefer` orders the
     client's interfaces. Files live in `directory` (the lab's own by default): configurations, keys, control sockets,
     journals, and what each node says (`gateway.log`, `client.log`). Raises LabError with a node's own words.
+
+    When it is closed, the auditor judges both journals; what it found is in `verdict`, and an error unless
+    `demand_verdict` is off. With `archive` set, the journals of every deployment are copied there.
     """
+
+    archive: ClassVar[Path | None] = None
 
     def __init__(
         self,
@@ -101,6 +108,7 @@ class Deployment:
         prefer: tuple[str, ...] = ("wlan*", "wwan*"),
         store: str = "sqlite",
         directory: Path | None = None,
+        demand_verdict: bool = True,
     ) -> None:
         self.lab = lab
         self.directory = directory or lab.directory
@@ -109,6 +117,9 @@ class Deployment:
         self._prefer = prefer
         self._store = store
         self._nodes: dict[str, _Node] = {}
+        self._killed = False
+        self._demand_verdict = demand_verdict
+        self.verdict: Report | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -134,10 +145,26 @@ class Deployment:
             await self.event(lambda r, side=side: r.side == side and r.turned("ATTACHED"), since, START_S)  # type: ignore[misc]
 
     async def close(self) -> None:
-        """End both nodes in order, the client first, and follow their journals no more; idempotent."""
+        """End both nodes in order, the client first, follow their journals no more, and have them judged; idempotent.
+
+        Raises LabError when the journals break a rule, or are incomplete although no node was killed.
+        """
         for side in reversed(SIDES):
             await self.stop_node(side)
         self.journals.close()
+        if self.verdict is None:
+            self._judge()
+
+    def _judge(self) -> None:
+        logs = [path for path in self.journals.paths.values() if path.exists() and path.stat().st_size]
+        anchors = [path.read_text().strip() for side in SIDES for path in (self.directory / side).glob("*audit.pub")]
+        self.verdict = audit_files(logs, anchors=anchors)
+        if self.archive is not None:
+            for path in logs:
+                shutil.copy(path, self.archive / f"{len(list(self.archive.iterdir())):04}-{path.name}")
+        good = self.verdict.sound if self._killed or not logs else self.verdict.ok
+        if self._demand_verdict and not good:
+            raise LabError(f"the auditor does not accept the journals: {self.verdict.explain()}")
 
     def write_configuration(self) -> None:
         """Write both configurations, with fresh keys if there are none yet."""
@@ -189,6 +216,7 @@ class Deployment:
     async def kill_node(self, side: str) -> int:
         """End a node by SIGKILL, as a crash would; the boot time (ns) just before."""
         node = self._nodes.pop(side)
+        self._killed = True
         before = boot_ns()
         node.process.send_signal(signal.SIGKILL)
         await node.ended

@@ -79,7 +79,7 @@ class VolatilityPolicy(Section):
         return {**defaults, **table}
 
     def stability_after(self, entries: int) -> Duration:
-        """How long (ns) a transport must be good again after ``entries`` times in VOLATILE within ``reentry_window``."""
+        """How long (ns) a transport must be good after ``entries`` times in VOLATILE within ``reentry_window``."""
         doublings = min(max(0, entries - 1), 32)  # past every bound already
         return Duration(min(self.stability_window * 2**doublings, self.stability_window_max))
 

@@ -101,8 +101,13 @@ class Driver:
         self.on_turn()
 
     def _handle(self, event: Any) -> None:
-        now = clock.now()
-        for order in self._engine.handle(event, now):
+        now, tape = clock.now(), self._recorder.tape
+        if tape is not None:  # before the engine: an input that it cannot bear is worth most
+            tape.heard(event, now)
+        orders = self._engine.handle(event, now)
+        if tape is not None:
+            tape.ordered(orders)
+        for order in orders:
             self._carry_out(order, now)
 
     def _carry_out(self, order: Output, now: Now) -> None:

@@ -57,6 +57,13 @@ class Journal:
             advice = "; free some space" if error.errno in (28, 122) else ""  # ENOSPC, EDQUOT
             raise JournalFailed(f"cannot write the event journal {self._path}: {error.strerror}{advice}") from error
 
+    def settle(self) -> None:
+        """Return when everything appended so far is on disk. Raises JournalFailed."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise JournalFailed(f"cannot write the event journal {self._path}: {error.strerror}") from error
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)

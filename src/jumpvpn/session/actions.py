@@ -8,8 +8,8 @@ from typing import Any
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.effects import Bind, Effect, Erase, StartAttempt, StopAttempt, Unbind
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Want
-from jumpvpn.values import MINUTE, Epoch, Instant, Version, later
+from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Totals, Want
+from jumpvpn.values import MILLISECOND, MINUTE, Epoch, Instant, Version, later
 
 # --- actions ---------------------------------------------------------------------------------------------------------
 
@@ -28,10 +28,14 @@ def attach_first(session: Session, event: Any, now: Instant) -> Session:
     )  # fmt: skip
 
 
-def open_episode(session: Session, _event: Any, now: Instant) -> Session:
+def open_episode(session: Session, event: Any, now: Instant) -> Session:
     """ATTACHED is left: the episode clock starts."""
     entries = (*_recent(session.volatile_entries, now, session.policy.volatility.reentry_window), now)
-    return replace(session, episode_at=now, attempts=0, volatile_entries=entries, want=None)
+    totals = replace(
+        session.totals, episodes=session.totals.episodes + 1, episode_degraded=0, episode_denials=0,
+        episode_unseen=_unseen(event),
+    )  # fmt: skip
+    return replace(session, episode_at=now, attempts=0, volatile_entries=entries, want=None, totals=totals)
 
 
 def open_episode_unbound(session: Session, event: Any, now: Instant) -> Session:
@@ -117,7 +121,8 @@ def hold(session: Session, _event: Any, _now: Instant) -> Session:
 def hold_denied(session: Session, event: Any, now: Instant) -> Session:
     """As ``hold``; a peer that refused has told its version, so the next request names the right one."""
     told = event.peer_version or session.peer_version
-    return replace(hold(session, event, now), peer_version=max(session.peer_version, told))
+    totals = replace(session.totals, episode_denials=session.totals.episode_denials + 1)
+    return replace(hold(session, event, now), peer_version=max(session.peer_version, told), totals=totals)
 
 
 def return_same_path(session: Session, event: Any, now: Instant) -> Session:
@@ -147,7 +152,8 @@ def return_switched(session: Session, event: Any, now: Instant) -> Session:
     """As ``return_reattached``, on another transport: the budget is spent and hold-down begins."""
     moved = return_reattached(session, event, now)
     hold_until = later(now, session.policy.switching.hold_down)
-    return replace(moved, switches=_spend(session, now), hold_until=hold_until)
+    totals = replace(session.totals, switches=session.totals.switches + 1)
+    return replace(moved, switches=_spend(session, now), hold_until=hold_until, totals=totals)
 
 
 def end(session: Session, _event: Any, _now: Instant) -> Session:
@@ -169,6 +175,30 @@ def rotate_keys(session: Session, event: Any, now: Instant) -> Session:
 def note_warning(session: Session, _event: Any, _now: Instant) -> Session:
     """One more lifetime warning was given."""
     return replace(session, warnings=session.warnings + 1)
+
+
+def counted(before: Session, totals: Totals, following: State, now: Instant) -> Totals:
+    """``totals`` with the stay in ``before.state``, which ends, and with the stretch without transport if that ends."""
+    dwell = now - before.entered_at
+    match before.state:
+        case State.VOLATILE:
+            totals = replace(totals, volatile=totals.volatile + dwell)
+        case State.RECOVERING:
+            totals = replace(totals, recovering=totals.recovering + dwell)
+        case State.DEGRADED:
+            here = totals.episode_degraded + dwell
+            totals = replace(totals, degraded=totals.degraded + dwell, episode_degraded=here)
+    since = before.transportless_at
+    if since is not None and following in (State.ATTACHED, State.TERMINATED):
+        totals = replace(totals, transportless=totals.transportless + now - since)
+    return totals
+
+
+def _unseen(event: Any) -> int | None:
+    """How long (ns) the transport had been silent when ``event`` told of it, if the event knows."""
+    measured = getattr(event, "measured", None) or {}
+    silent_ms = getattr(event, "age_ms", 0) or measured.get("silent_ms", 0)
+    return round(silent_ms * MILLISECOND) or None
 
 
 def _settle(session: Session) -> Session:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import Session
+from jumpvpn.session.state import Session, Totals
 from jumpvpn.values import MILLISECOND, MINUTE, DomainEvent, Instant, TransportId, TransportView, milliseconds
 
 
@@ -212,21 +212,39 @@ def _rebound(o: Occasion) -> tuple[Built, ...]:
 
 
 def _episode_closed(o: Occasion) -> tuple[Built, ...]:
+    totals = o.after.totals
     data = {
-        "episode_ms": _since(o.before.episode_at, o.now),
+        "recovery_ms": _since(o.before.episode_at, o.now),
+        "degraded_ms": milliseconds(totals.episode_degraded),
         "transportless_ms": _since(o.before.transportless_at, o.now),
         "attempts": o.before.attempts,
+        "denials": totals.episode_denials,
         "outcome": o.after.state.value,
+        **_detection(totals),
     }
     return _one("session.episode_closed", data)
 
 
+def _detection(totals: Totals) -> dict[str, float]:
+    return {} if totals.episode_unseen is None else {"detect_ms": milliseconds(totals.episode_unseen)}
+
+
 def _terminated(o: Occasion) -> tuple[Built, ...]:
-    data = {
+    totals = o.after.totals
+    data: dict[str, Any] = {
         "session_age_ms": milliseconds(o.now - o.before.born_at),
-        "transportless_ms": _since(o.before.transportless_at, o.now),
+        "transportless_ms": milliseconds(totals.transportless),
+        "volatile_ms": milliseconds(totals.volatile),
+        "recovering_ms": milliseconds(totals.recovering),
+        "degraded_ms": milliseconds(totals.degraded),
+        "switches_total": totals.switches,
+        "episodes_total": totals.episodes,
         "last_epoch": int(o.before.epoch),
     }
+    if o.before.episode_at is not None:  # no session.episode_closed comes: the episode ends here
+        data["episode_ms"] = _since(o.before.episode_at, o.now)
+        data["episode_degraded_ms"] = milliseconds(totals.episode_degraded)
+        data |= {"attempts": o.before.attempts, "denials": totals.episode_denials} | _detection(totals)
     return _one("session.terminated", data, o.before.incumbent)
 
 

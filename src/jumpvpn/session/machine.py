@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from jumpvpn.policy.model import Policy
+from jumpvpn.session.actions import counted
 from jumpvpn.session.effects import Effect
 from jumpvpn.session.emissions import Occasion, bounds, further_event, state_change
 from jumpvpn.session.events import Event
@@ -104,7 +105,8 @@ def _apply(session: Session, event: Event, row: Row, now: Instant) -> Session:
     if row.mutates:
         after = replace(after, version=Version(session.version + 1))
     if row.next is not None:
-        after = replace(after, state=row.next, entered_at=now, reason=_reason(row, event))
+        totals = counted(session, after.totals, row.next, now)
+        after = replace(after, state=row.next, entered_at=now, reason=_reason(row, event), totals=totals)
     return after
 
 

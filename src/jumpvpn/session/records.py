@@ -6,13 +6,13 @@ they are moved by the wall clock, never into the future: a clock that went back 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import msgspec
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import Binding, Role, Session, State
+from jumpvpn.session.state import Binding, Role, Session, State, Totals
 from jumpvpn.values import MILLISECOND, Epoch, Instant, Now, SessionId, TransportId, Version
 
 FORMAT = 1
@@ -27,6 +27,18 @@ class _BindingRecord(msgspec.Struct, frozen=True, array_like=True):
     peer: str
     epoch: int
     since: int
+
+
+class _TotalsRecord(msgspec.Struct, frozen=True, array_like=True):
+    switches: int = 0
+    episodes: int = 0
+    volatile: int = 0
+    recovering: int = 0
+    degraded: int = 0
+    transportless: int = 0
+    episode_degraded: int = 0
+    episode_denials: int = 0
+    episode_unseen: int | None = None
 
 
 class _SessionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +70,7 @@ class _SessionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: bytes
     device_name: str
     inner: tuple[str, ...]
+    totals: _TotalsRecord = _TotalsRecord()  # a record without it is from a program that did not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,7 @@ def encode(session: Session, kept: Kept, now: Now, boot_id: str) -> bytes:
         prior_bound_version=session.prior_bound_version, peer_version=session.peer_version,
         owner_epoch=session.owner_epoch, switches=session.switches, hold_until=session.hold_until,
         volatile_entries=session.volatile_entries, device=kept.device, device_name=kept.device_name, inner=kept.inner,
+        totals=_TotalsRecord(*astuple(session.totals)),
     )  # fmt: skip
     return msgspec.msgpack.encode(record)
 
@@ -110,6 +124,7 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str) -> tuple[Session
         peer_version=Version(record.peer_version), owner_epoch=record.owner_epoch,
         switches=tuple(_moved(at, shift) for at in record.switches), hold_until=_maybe(record.hold_until, shift),
         volatile_entries=tuple(_moved(at, shift) for at in record.volatile_entries),
+        totals=Totals(*msgspec.structs.astuple(record.totals)),
     )  # fmt: skip
     return session, Kept(record.device, record.device_name, record.inner)
 

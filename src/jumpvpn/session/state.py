@@ -63,6 +63,25 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What the session's life came to so far, in ns and counts: told by its events, read by no rule.
+
+    Stays and stretches count when they end: the present one is not in it yet. ``switches`` are changes of transport;
+    a rebinding is none. What begins with ``episode_`` belongs to the present episode, or to the last one.
+    """
+
+    switches: int = 0
+    episodes: int = 0
+    volatile: int = 0
+    recovering: int = 0
+    degraded: int = 0
+    transportless: int = 0
+    episode_degraded: int = 0
+    episode_denials: int = 0
+    episode_unseen: int | None = None  # silence before the trouble was noticed; None: nobody can tell
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """The record of one session; replaced, never changed.
 
@@ -99,6 +118,7 @@ class Session:
     want: Want | None = None  # why RECOVERING was entered and for which transport
     warnings: int = 0  # lifetime warnings given
     next_policy: Policy | None = None  # loosening that waits for the end of the episode
+    totals: Totals = Totals()
 
     @property
     def uid(self) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jumpvpn.policy.model import Policy
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Want
+from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Totals, Want
 from jumpvpn.session.transitions import TABLE
 from jumpvpn.values import SECOND, Epoch, Instant, Version, later
 
@@ -28,6 +28,7 @@ epochs = st.integers(0, 6).map(Epoch)
 versions = st.integers(0, 9).map(Version)
 reasons = st.sampled_from(Reason)
 kinds = st.sampled_from(AttemptKind)
+totals = st.builds(Totals, *[st.integers(0, 2**40)] * 8, st.none() | st.integers(1, 2**40))
 instants = st.integers(START, START + 20 * SECOND).map(Instant)
 
 _FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -92,6 +93,7 @@ def sessions(draw: st.DrawFn, states: tuple[State, ...] = tuple(State)) -> Sessi
         transportless_at=None if bound else START, bound_version=draw(versions), peer_version=draw(versions),
         prior_bound_version=draw(st.none() | versions), entered_at=later(START, draw(st.integers(0, SECOND))),
         switches=tuple(START for _ in range(draw(st.integers(0, 9)))), hold_until=draw(st.none() | instants),
+        totals=draw(totals),
     )  # fmt: skip
     if state is State.ATTACHED:
         return replace(session, warnings=draw(st.integers(0, 2)))

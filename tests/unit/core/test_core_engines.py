@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from build import policy
-from world import World
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import State
+from jumpvpn.sim.world import World
 from jumpvpn.values import MILLISECOND, SECOND, TransportId
 
 
@@ -523,10 +523,10 @@ def test_attempts_exhausted_ends_the_session() -> None:
 
 def test_wall_clocks_that_disagree_and_jump_stop_no_reattach() -> None:
     world = World().start()
-    world.skew_ms = 60_000
+    world.skew_ms["client"] = 60_000
     world.down("wlan0")
     assert _back(world, 1) <= 0.1
-    world.skew_ms = -3_600_000
+    world.skew_ms["client"] = -3_600_000
     world.up("wlan0")
     world.run(1)
     world.down("eth0")

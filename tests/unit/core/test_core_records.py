@@ -15,7 +15,7 @@ from jumpvpn.policy.model import Policy
 from jumpvpn.session import records
 from jumpvpn.session.deadlines import deadlines
 from jumpvpn.session.records import BadRecord, Kept
-from jumpvpn.session.state import Session, State
+from jumpvpn.session.state import Session, State, Totals
 from jumpvpn.values import MILLISECOND, MINUTE, SECOND, Instant, Now, later
 from jumpvpn.wire.welcome import BadWelcome, Limits, Welcome, decode_welcome, encode_welcome
 
@@ -63,7 +63,15 @@ def test_foreign_bytes_are_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("format", 2), ("state", "LIMBO"), ("role", "spy"), ("reason", "because"), ("id", b"short"), ("extra", 1)],
+    [
+        ("format", 2),
+        ("state", "LIMBO"),
+        ("role", "spy"),
+        ("reason", "because"),
+        ("id", b"short"),
+        ("totals", [-1, "many"]),
+        ("extra", 1),
+    ],
 )
 def test_a_damaged_field_is_refused(field: str, value: object) -> None:
     body = msgspec.msgpack.decode(records.encode(_any_session(), KEPT, WRITTEN, "boot-a"))
@@ -76,6 +84,13 @@ def _any_session() -> Session:
     from build import attached
 
     return attached()
+
+
+def test_a_record_that_counted_nothing_is_read_with_zeros() -> None:
+    body = msgspec.msgpack.decode(records.encode(_any_session(), KEPT, WRITTEN, "boot-a"))
+    del body["totals"]
+    again, _ = records.decode(msgspec.msgpack.encode(body), Policy(), WRITTEN, "boot-a")
+    assert again.totals == Totals()
 
 
 def test_records_never_carry_secrets_in_their_repr() -> None:

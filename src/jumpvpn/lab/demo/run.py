@@ -73,7 +73,7 @@ async def perform(pace: Pace, seed: int, audience: Audience, *, quick: bool) -> 
     policy = POLICY.format(failback=pace.failback, hold_down=pace.hold_down)
     with Lab(wifi=Link.with_delay(WIFI_DELAY_MS), lte=Link.with_delay(LTE_DELAY_MS), seed=seed) as lab:
         lay_roaming_cable(lab)
-        vpn = Deployment(lab, policy=policy, client_policy=CLIENT_POLICY)
+        vpn = Deployment(lab, policy=policy, client_policy=CLIENT_POLICY, demand_verdict=False)
         vpn.journals.listener = audience.record
         work = Workload(lab, Load(size=pace.size, rate=pace.rate, seed=seed), audience.progress)
         async with vpn, contextlib.aclosing(work):
@@ -82,11 +82,9 @@ async def perform(pace: Pace, seed: int, audience: Audience, *, quick: bool) -> 
             audience.began(result)
             async with _watching(vpn, audience):
                 await _play(vpn, work, pace, audience, result)
-            for side, path in vpn.journals.paths.items():
-                vpn.journals.read()
-                result.journal_lines[side] = read_lines(path)
-            result.records = list(vpn.journals.records)
             result.said = {side: vpn.said(side) for side in SIDES}
+        result.journal_lines = {side: read_lines(path) for side, path in vpn.journals.paths.items()}
+        result.records, result.verdict = list(vpn.journals.records), vpn.verdict
     return result
 
 

@@ -1,0 +1,86 @@
+"""Many seeds, over processes; the result does not depend on how many or on who finished first."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from jumpvpn.sim.run import Judge, Outcome, Run
+
+CHUNK = 8  # seeds that a process takes at a time: enough to hide the hand-over, few enough for a steady progress
+TRANSCRIPTS_MAX = 10  # failing seeds whose transcripts are kept; the others can be played again
+
+
+@dataclass(slots=True)
+class Total:
+    """What all seeds showed together. ``failed`` keeps every failing outcome, in order of seed."""
+
+    seeds: int = 0
+    virtual_ns: int = 0
+    turns: int = 0
+    ends: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)
+    themes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    recoveries: list[float] = field(default_factory=list)
+    failed: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one seed."""
+        self.seeds += 1
+        self.virtual_ns += outcome.virtual_ns
+        self.turns += outcome.turns
+        self.ends[outcome.ends] += 1
+        self.rows.update(outcome.rows)
+        self.reasons.update(outcome.reasons)
+        self.checks.update(outcome.checks)
+        self.themes[outcome.theme] += 1
+        self.notes.update(outcome.notes)
+        if outcome.recovery_s is not None:
+            self.recoveries.append(outcome.recovery_s)
+        if outcome.failure is not None:
+            if len(self.failed) >= TRANSCRIPTS_MAX:
+                outcome.transcript = ()
+            self.failed.append(outcome)
+
+
+def play(seed: int, *, judge: Judge | None = None, directory: Path | None = None, tell: bool = False) -> Outcome:
+    """One seed; its journals go to ``directory``: ``SEED-client.jsonl`` and ``SEED-gateway.jsonl``. Raises OSError."""
+    outcome = Run(seed).play(judge, tell=tell)
+    if directory is not None:
+        for role, lines in outcome.journals.items():
+            (directory / f"{seed}-{role}.jsonl").write_bytes(b"".join(lines))
+    outcome.journals = {}
+    return outcome
+
+
+def campaign(
+    seeds: Iterable[int],
+    jobs: int,
+    progress: Callable[[Total], None],
+    *,
+    judge: Judge | None = None,
+    directory: Path | None = None,
+) -> Total:
+    """Play ``seeds`` in ``jobs`` processes (1: in this one). ``progress`` hears of every seed. Raises OSError."""
+    total = Total()
+    one = partial(play, judge=judge, directory=directory)
+    for outcome in _outcomes(one, seeds, jobs):
+        total.add(outcome)
+        progress(total)
+    return total
+
+
+def _outcomes(one: Callable[[int], Outcome], seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
+    if jobs <= 1:
+        yield from map(one, seeds)
+        return
+    # Fresh interpreters: what this process has loaded, patched or locked is not theirs.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(one, seeds, chunksize=CHUNK)

@@ -1,0 +1,168 @@
+"""``python -m jumpvpn.tracecheck``: sessions of event journals against the TLA+ module, or the module itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jumpvpn.tracecheck import model
+from jumpvpn.tracecheck.journals import TRACES_MAX, UnreadableJournal
+from jumpvpn.tracecheck.tlc import TlcFailed, TlcMissing
+from jumpvpn.tracecheck.traces import Finding, Report, Verdict, validate
+
+HELP = """Exit status: 0 every session is ACCEPTED (with --model: every promise holds); 1 one is REJECTED (a promise is
+violated, a row is never taken); 2 not judged: wrong use, unreadable journal, no session in it, the beginning of one
+missing, Java or TLC missing or stopped."""
+UNJUDGED = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    _consistent(parser, asked)
+    try:
+        return _model(as_json=asked.json) if asked.model else _traces(asked)
+    except (UnreadableJournal, TlcMissing, TlcFailed) as error:
+        sys.stderr.write(f"tracecheck: {error}\n")
+        return UNJUDGED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m jumpvpn.tracecheck", description=__doc__, epilog=HELP)
+    parser.add_argument(
+        "logs", nargs="*", type=Path, metavar="LOG", help="event journals (JSON lines) of one deployment"
+    )
+    parser.add_argument("--model", action="store_true", help="check the module itself, exhaustively; takes no LOG")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--session", metavar="UID", help="only this session (16 hex digits, as events show it)")
+    parser.add_argument(
+        "--sample", type=_positive, metavar="N", help=f"judge N records of sessions (default: {TRACES_MAX})"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="chooses the sample (default: 0)")
+    parser.add_argument(
+        "--each", action="store_true", help="every LOG is a run of its own that names its sessions alike"
+    )
+    return parser
+
+
+def _consistent(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
+    if asked.model and asked.logs:
+        parser.error("--model takes no LOG")
+    if not asked.model and not asked.logs:
+        parser.error("name at least one LOG, or --model")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= TRACES_MAX:
+        raise argparse.ArgumentTypeError(f"choose 1 to {TRACES_MAX}")
+    return number
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def _traces(asked: argparse.Namespace) -> int:
+    report = validate(
+        asked.logs, sample=asked.sample, seed=asked.seed, session=asked.session, each=asked.each, progress=_progress
+    )
+    if asked.json:
+        _print(json.dumps(_as_json(report)))
+    else:
+        for finding in report.findings:
+            _print(_line(finding))
+        _print(_summary(report))
+    if report.rejected:
+        return 1
+    return 0 if report.accepted else UNJUDGED
+
+
+def _progress(number: int, runs: int) -> None:
+    """One line per run of TLC (some seconds), where there are several."""
+    if runs > 1:
+        sys.stderr.write(f"tracecheck: run {number} of {runs}\n")
+
+
+def _line(finding: Finding) -> str:
+    where = f"{finding.journal}: " if finding.journal else ""
+    words = {
+        Verdict.ACCEPTED: f"{finding.lines} events explained",
+        Verdict.REJECTED: f"{finding.explained} of {finding.lines} events explained; {finding.why}",
+        Verdict.INCOMPLETE: finding.why,
+    }
+    note = f" ({finding.note})" if finding.note else ""
+    return f"{where}{finding.session} ({finding.end}): {finding.verdict.value}, {words[finding.verdict]}{note}"
+
+
+def _summary(report: Report) -> str:
+    counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
+    parts = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
+    judged = len(report.findings)
+    if not judged:
+        parts = ["no session was found: give event journals that hold sessions"]
+    elif judged < report.sessions:
+        parts.append(f"{report.sessions - judged} more not judged")
+    if report.unreadable:
+        parts.append(f"{report.unreadable} lines are no event records")
+    return "; ".join(parts)
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "accepted": report.accepted,
+        "sessions": report.sessions,
+        "unreadable_lines": report.unreadable,
+        "findings": [
+            {
+                "session": finding.session, "end": finding.end, "chain": finding.chain, "journal": finding.journal,
+                "verdict": finding.verdict.value, "explained": finding.explained, "events": finding.lines,
+                "at": finding.at, "why": finding.why, "note": finding.note, "rows": list(finding.rows),
+            }
+            for finding in report.findings
+        ],
+    }  # fmt: skip
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+def _model(*, as_json: bool) -> int:
+    checked = model.check()
+    if as_json:
+        runs = [
+            {"config": run.config, "states": run.states, "distinct": run.distinct, "promises": list(run.promises),
+             "violated": run.violated} for run in checked.runs
+        ]  # fmt: skip
+        _print(
+            json.dumps({"holds": checked.holds, "rows": checked.rows, "untaken": list(checked.untaken), "runs": runs})
+        )
+    else:
+        for run in checked.runs:
+            _print(_run_line(run))
+            if run.violated is not None:
+                _print(run.text)
+        taken = f"{checked.rows - len(checked.untaken)} of {checked.rows} rows taken"
+        _print(taken + (f"; never: {' '.join(checked.untaken)}" if checked.untaken else ""))
+    return 0 if checked.holds else 1
+
+
+def _run_line(run: model.Checked) -> str:
+    said = "all hold" if run.violated is None else f"VIOLATED: {run.violated}"
+    return f"{run.config}: {run.distinct:,} states, {run.states:,} steps; {' '.join(run.promises)}: {said}"
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def run() -> NoReturn:
+    """The command as a process."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    run()
