@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from jumpvpn.audit.auditor import audit_files
 from jumpvpn.lab import Lab, LabError
+from jumpvpn.lab.deployment import Deployment
+from jumpvpn.tracecheck import validate
+
+TRACES = 24  # sessions that TLC looks at, chosen by a fixed seed; the auditor looks at all
+
+
+@pytest.fixture(scope="session", autouse=True)
+def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every deployment's journals are judged when it ends; at the end, all of them once more and a sample by TLC."""
+    Deployment.archive = tmp_path_factory.mktemp("journals")
+    yield
+    logs, Deployment.archive = sorted(Deployment.archive.iterdir()), None
+    if not logs:
+        return
+    reports = [audit_files([log]) for log in logs]
+    assert all(report.sound for report in reports), [report.explain() for report in reports if not report.sound]
+    traces = validate(logs, sample=TRACES, seed=1)
+    assert traces.accepted, [str(finding) for finding in traces.rejected]
+    output = request.config.getoption("--audit-output")
+    if output is not None:
+        _tell(Path(output), logs)
+
+
+def _tell(output: Path, logs: list[Path]) -> None:
+    found: dict[str, dict[str, int]] = {"rows": {}, "reasons": {}, "properties": {}}
+    events = 0
+    for report in map(audit_files, ([log] for log in logs)):
+        events += report.events
+        for kind, counts in report.coverage.items():
+            for name, count in counts.items():
+                found[kind][name] = found[kind].get(name, 0) + count
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"logs": len(logs), "events": events, **found}), encoding="utf-8")
 
 
 @pytest.fixture
