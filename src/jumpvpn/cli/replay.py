@@ -112,6 +112,8 @@ def _replayed(files: list[Path], log: Path | None, until: int) -> Report:
         _replay_all(found, journal, report, progress, until)
     except (BadRecording, Difference, NotInJournal) as error:
         report.failure = error
+    except OSError as error:
+        raise _unreadable(error) from None
     finally:
         progress.end()
     return report
@@ -148,6 +150,10 @@ def _tell_other_program(found: Sequence[Segment]) -> None:
         sys.stderr.write(
             f"jumpvpn: recorded by jumpvpn {show.cut(other)}, replayed by {here}: differences may come from that\n"
         )
+
+
+def _unreadable(error: OSError) -> Failure:
+    return Failure(f"{error.filename}: {error.strerror}", USAGE_FAILURE)
 
 
 class Progress:
@@ -236,6 +242,8 @@ def dry_run(
             comparison = compare([segment.lines for segment in found], policy, progress.at)
         except (Unsuitable, Difference) as error:
             raise Failure(show.unsuitable(error)) from None
+        except OSError as error:
+            raise _unreadable(error) from None
         except BadRecording as error:
             raise Failure(show.cut(str(error), show.LONGEST_WORDS), USAGE_FAILURE) from None
         finally:

@@ -363,7 +363,7 @@ class GatewayEngine:
             if session.binding is None:
                 assert session.incumbent is not None
                 return ev.TransportDied(session.incumbent, "binding_cleared")
-            due = self._stable_at(place, session)
+            due = self.stable_at(place, session)
             return ev.TransportStabilized(session.binding.transport) if due is not None and now >= due else None
         if session.state is State.RECOVERING and session.attempt is None:
             return self._next_attempt(place, session, now)
@@ -380,13 +380,13 @@ class GatewayEngine:
                 place.transports[known.id] = transport_facts.fell_silent(known, turn.now)
 
     def _challenge_silent(self, place: Place, turn: Turn) -> None:
-        due = self._challenge_due(place, turn.session)
+        due = self.challenge_due(place, turn.session)
         if due is not None and turn.now >= due:
             assert turn.session.incumbent is not None
             place.challenged_at = turn.now
             turn.outputs.append(out.ChallengePath(turn.session.uid, turn.session.incumbent))
 
-    def _challenge_due(self, place: Place, session: Session) -> Instant | None:
+    def challenge_due(self, place: Place, session: Session) -> Instant | None:
         """When a silent incumbent is asked again, while DEGRADED waits; never before this process had its keys."""
         if session.state is not State.DEGRADED or session.incumbent is None:
             return None
@@ -412,7 +412,8 @@ class GatewayEngine:
         limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
         return ev.AttemptStarted(kind, transport, later(now, limit), peer)
 
-    def _stable_at(self, place: Place, session: Session) -> Instant | None:
+    def stable_at(self, place: Place, session: Session) -> Instant | None:
+        """When the incumbent will have been good for the stability window, or None."""
         if session.state is not State.VOLATILE or session.binding is None:
             return None
         known = place.transports.get(session.binding.transport)
@@ -423,7 +424,7 @@ class GatewayEngine:
 
     def _moments(self, place: Place) -> list[Instant]:
         session = place.seat.session
-        waits = (self._stable_at(place, session), self._challenge_due(place, session))
+        waits = (self.stable_at(place, session), self.challenge_due(place, session))
         return place.seat.wakeups([at for at in waits if at is not None])
 
     # --- orders ------------------------------------------------------------------------------------------------------

@@ -178,16 +178,16 @@ def _decision(plans: Plans, session: Session, now: Instant) -> Choice | None:
     """What selection answers in a state in which it is asked."""
     if session.state is State.DEGRADED:
         choice = _anew(plans, session, now)
-        patient = isinstance(choice, Nothing) and plans._is_denied(session, now)
+        patient = isinstance(choice, Nothing) and plans.is_denied(session, now)
         return Refused(Reason.COOLDOWN_ACTIVE.value, {"rule": BY_GATEWAY}) if patient else choice
     if session.state is State.RECOVERING and session.attempt is None:
-        return plans._choose(session, now)
+        return plans.choose(session, now)
     return None
 
 
 def _anew(plans: Plans, session: Session, now: Instant) -> Choice:
     """Selection's answer for a new stay in RECOVERING."""
-    return plans._choose(replace(session, tried=(), want=None), now)
+    return plans.choose(replace(session, tried=(), want=None), now)
 
 
 def _successor(book: TransportBook, session: Session, now: Instant) -> Choice | None:
@@ -210,13 +210,13 @@ def _client_waits(plans: Plans, book: TransportBook, session: Session, now: Inst
     ]
     match session.state:
         case State.ATTACHED:
-            waits += [_wait("rekey", plans._rekey_due(session), now), *_failback(plans, book, session, now)]
+            waits += [_wait("rekey", plans.rekey_due(session), now), *_failback(plans, book, session, now)]
         case State.VOLATILE:
-            stable = plans._stable_at(session)
+            stable = plans.stable_at(session)
             waits += [_wait("stable", stable, now, transport=session.incumbent)]
         case State.DEGRADED:
             waits += [_retry(plans, book, session, now)]
-            waits += [_wait("challenge", max(now, plans._challenge_due(t)), now, transport=t.id) for t in book.silent()]
+            waits += [_wait("challenge", max(now, plans.challenge_due(t)), now, transport=t.id) for t in book.silent()]
     if session.state is State.VOLATILE and session.binding is not None:
         waits += _death(book.transports[session.binding.transport], book, session.reason, now)
     return sorted(waits, key=lambda wait: (wait["at_ns"] is None, wait["at_ns"] or 0, wait["name"]))
@@ -240,7 +240,7 @@ def _failback(plans: Plans, book: TransportBook, session: Session, now: Instant)
     active = book.transports[session.binding.transport]
 
     def decided(at: Instant) -> TransportId | None:
-        return plans._failback_target(session, active, at)
+        return plans.failback_target(session, active, at)
 
     due = _first(decided, plans, session, now)
     return [] if due is None else [_wait("failback", due[0], now, transport=due[1])]
@@ -250,10 +250,10 @@ def _retry(plans: Plans, book: TransportBook, session: Session, now: Instant) ->
     """When DEGRADED is left if nothing but time changes, and for which transport."""
 
     def decided(at: Instant) -> tuple[TransportId, str] | None:
-        choice, blind = _anew(plans, session, at), plans._blind_at(session)
+        choice, blind = _anew(plans, session, at), plans.blind_at(session)
         forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
         if isinstance(choice, Selected):
-            due = plans._try_at(session, choice.transport)
+            due = plans.try_at(session, choice.transport)
             return (choice.transport, choice.rule) if due is not None and at >= due else None
         if (forbidden or isinstance(choice, Nothing)) and blind is not None and at >= blind:
             choice = _hopeful(book, session, at)
@@ -301,7 +301,7 @@ def _after(moments: Iterable[Instant], at: Instant) -> Instant | None:
 
 def _gateway_session(engine: GatewayEngine, place: Place, now: Instant) -> Facts:
     session = place.seat.session
-    stable, challenge = engine._stable_at(place, session), engine._challenge_due(place, session)
+    stable, challenge = engine.stable_at(place, session), engine.challenge_due(place, session)
     waits = [_wait("stable", stable, now, transport=session.incumbent)] if session.state is State.VOLATILE else []
     if challenge is not None:
         waits.append(_wait("challenge", max(now, challenge), now, transport=session.incumbent))

@@ -89,10 +89,11 @@ class Plans:
             return ev.SwitchForced(Reason.POLICY_FORCED)
         if active.condition is Condition.SILENT:
             return ev.InstabilitySeen(active.id, Reason.PROBE_TIMEOUT)
-        target = self._failback_target(session, active, now)
+        target = self.failback_target(session, active, now)
         return ev.SwitchForced(Reason.FAILBACK, target) if target is not None else None
 
-    def _failback_target(self, session: Session, active: Transport, now: Instant) -> TransportId | None:
+    def failback_target(self, session: Session, active: Transport, now: Instant) -> TransportId | None:
+        """The preferred transport that has been stable long enough to return to, or None."""
         patience = session.policy.switching.failback
         if patience == "never":
             return None
@@ -137,10 +138,10 @@ class Plans:
         for candidate in self._book.candidates(session.policy, session.tried, now):
             if candidate.id != incumbent.id and is_better(candidate, incumbent, session.policy):
                 return ev.BetterCandidateSeen(candidate.id, {"rtt_p95_ms": milliseconds(candidate.rtt_ns)})
-        due = self._stable_at(session)
+        due = self.stable_at(session)
         return ev.TransportStabilized(incumbent.id) if due is not None and now >= due else None
 
-    def _stable_at(self, session: Session) -> Instant | None:
+    def stable_at(self, session: Session) -> Instant | None:
         """When the incumbent will have been good for the stability window (doubled per re-entry), or None."""
         if session.state is not State.VOLATILE or session.binding is None:
             return None
@@ -169,7 +170,7 @@ class Plans:
     def _next_attempt(self, session: Session, now: Instant) -> ev.Event:
         limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
         deadline = later(now, limit)
-        choice = self._choose(session, now)
+        choice = self.choose(session, now)
         if isinstance(choice, Nothing):
             return ev.NoCandidate(choice.considered)
         if isinstance(choice, Refused):
@@ -177,12 +178,13 @@ class Plans:
         kind = AttemptKind.REVALIDATE if self._can_revalidate(session, choice.transport) else AttemptKind.SWITCH
         return ev.AttemptStarted(kind, choice.transport, deadline, measured=choice.measured)
 
-    def _choose(self, session: Session, now: Instant) -> Choice:
+    def choose(self, session: Session, now: Instant) -> Choice:
+        """What the next attempt would be for: selection's answer, the incumbent first where it may prove itself."""
         wish = session.want
         target = wish.target if wish is not None else None
         unwanted = wish is not None and wish.avoid_incumbent
         candidates = self._book.candidates(session.policy, session.tried, now)
-        if self._is_denied(session, now):
+        if self.is_denied(session, now):
             candidates = tuple(c for c in candidates if self._can_revalidate(session, c.id))
         incumbent = next((c for c in candidates if c.id == session.incumbent), None)
         asked = Wish(urgent=session.binding is None, incumbent=session.incumbent, target=target)
@@ -199,7 +201,7 @@ class Plans:
             return Selected(incumbent.id, "incumbent_within_policy", figures(self._book.transports[incumbent.id]))
         return choose(candidates, asked, _budget(session), session.policy, now)
 
-    def _is_denied(self, session: Session, now: Instant) -> bool:
+    def is_denied(self, session: Session, now: Instant) -> bool:
         """Whether the gateway's last refusal still counts: it binds wishes longer than it binds need."""
         return now < self.denied_until and (session.binding is not None or self.denied_urgent)
 
@@ -218,31 +220,31 @@ class Plans:
         bound = session.binding
         if bound is not None and not self._book.allowed(self._book.transports[bound.transport], session.policy):
             return ev.TransportDied(bound.transport, "policy")  # nothing else to go to: it must not carry on
-        choice = self._choose(replace(session, tried=(), want=None), now)
-        blind_at = self._blind_at(session)
+        choice = self.choose(replace(session, tried=(), want=None), now)
+        blind_at = self.blind_at(session)
         forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
         if (forbidden or isinstance(choice, Nothing)) and blind_at is not None and now >= blind_at:
             for known in self._book.silent():
                 if self._book.allowed(known, session.policy):
                     self._book.transports[known.id] = transport_facts.hoped_for(known, now)
-            choice = self._choose(replace(session, tried=(), want=None), now)
+            choice = self.choose(replace(session, tried=(), want=None), now)
         if isinstance(choice, Selected):
-            due = self._try_at(session, choice.transport)
+            due = self.try_at(session, choice.transport)
             if due is not None and now >= due:
                 return ev.ConditionMet(choice.transport, choice.rule)
         return None
 
-    def _try_at(self, session: Session, transport: TransportId) -> Instant | None:
+    def try_at(self, session: Session, transport: TransportId) -> Instant | None:
         """When DEGRADED may be left for ``transport``: at once, patiently if attempts failed before, or never."""
         known = self._book.transports[transport]
         if self.corrected or self._can_revalidate(session, transport) or session.attempts <= PROMPT_TRIES:
             return session.entered_at
         if not known.validated:
-            return self._blind_at(session)
+            return self.blind_at(session)
         patience = SECOND * 2 ** (self.let_down - PROMPT_TRIES) if self.let_down > PROMPT_TRIES else 0
         return max(later(session.entered_at, min(patience, PATIENCE_MAX)), self.denied_until)
 
-    def _blind_at(self, session: Session) -> Instant | None:
+    def blind_at(self, session: Session) -> Instant | None:
         """When to try without evidence; None when the last attempt has to be kept for a transport that answers."""
         last = session.attempts >= session.policy.recovery.max_attempts - 1
         if session.binding is not None or last:
@@ -271,21 +273,23 @@ class Plans:
             self._challenged_at.clear()
             return
         for known in self._book.silent():
-            if turn.now >= self._challenge_due(known):
+            if turn.now >= self.challenge_due(known):
                 self._challenged_at[known.id] = turn.now
                 turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
 
-    def _challenge_due(self, known: Transport) -> Instant:
+    def challenge_due(self, known: Transport) -> Instant:
+        """When a transport that fell silent is asked again, while DEGRADED."""
         last = self._challenged_at.get(known.id)
         return known.since if last is None else later(last, CHALLENGE_AGAIN)
 
     def rekey_if_due(self, turn: Turn) -> None:
         """Ask for fresh keys when they are old enough, and again when the last exchange was given up."""
-        if turn.session.state is State.ATTACHED and turn.now >= self._rekey_due(turn.session):
+        if turn.session.state is State.ATTACHED and turn.now >= self.rekey_due(turn.session):
             self.rekey_asked = turn.now
             turn.outputs.append(out.AskRekey())
 
-    def _rekey_due(self, session: Session) -> Instant:
+    def rekey_due(self, session: Session) -> Instant:
+        """When fresh keys are asked for (again)."""
         if self.rekey_asked is not None:
             return later(self.rekey_asked, REKEY_WAIT)
         return later(session.keys_at, session.policy.security.rekey_after)
@@ -293,13 +297,13 @@ class Plans:
     def waits(self, session: Session, seen: Instant) -> list[Instant]:
         """Moments at which time alone may change a decision; those that have passed do no harm."""
         moments = [*self._book.reopen_at.values(), self.denied_until]
-        stable_at = self._stable_at(session)
+        stable_at = self.stable_at(session)
         if stable_at is not None:
             moments.append(stable_at)
         if session.state is State.DEGRADED:
             moments += self._degraded_waits(session, seen)
         if session.state is State.ATTACHED:
-            moments += [*self._failback_waits(session), self._rekey_due(session)]
+            moments += [*self._failback_waits(session), self.rekey_due(session)]
         return moments
 
     def _failback_waits(self, session: Session) -> list[Instant]:
@@ -318,11 +322,11 @@ class Plans:
         return self._book.rank(transport, session.policy) < mine
 
     def _degraded_waits(self, session: Session, seen: Instant) -> list[Instant]:
-        moments = [self._challenge_due(known) for known in self._book.silent()]
-        choice = self._choose(replace(session, tried=(), want=None), seen)
+        moments = [self.challenge_due(known) for known in self._book.silent()]
+        choice = self.choose(replace(session, tried=(), want=None), seen)
         if isinstance(choice, Refused):
             moments.append(choice.retry_at or session.entered_at)
-        due = self._try_at(session, choice.transport) if isinstance(choice, Selected) else self._blind_at(session)
+        due = self.try_at(session, choice.transport) if isinstance(choice, Selected) else self.blind_at(session)
         return moments if due is None else [*moments, due]
 
 

@@ -57,10 +57,11 @@ class Bounds:
         return _policy("1.2", larger, {}, lifetime="2h", key_age="2h")
 
 
-TINY = Bounds("tiny", 3, 4, 1, 1, 1, 2, 1, 100_000)
-SMALL = Bounds("small", 4, 4, 1, 2, 1, 2, 1, 200_000)
-NORMAL = Bounds("normal", 5, 6, 1, 2, 1, 3, 2, 1_000_000)
-DEEP = Bounds("deep", 5, 8, 1, 2, 1, 4, 3, 6_000_000)
+# A world costs about 2.5 kB: each cap is a few times what the bounds give, and keeps a faulty machine within memory.
+TINY = Bounds("tiny", 3, 4, 1, 1, 1, 2, 1, max_worlds=60_000)
+SMALL = Bounds("small", 4, 4, 1, 2, 1, 2, 1, max_worlds=120_000)
+NORMAL = Bounds("normal", 5, 6, 1, 2, 1, 3, 2, max_worlds=300_000)
+DEEP = Bounds("deep", 5, 8, 1, 2, 1, 4, 3, max_worlds=1_000_000)
 
 
 class _Shown(Policy):

@@ -270,7 +270,7 @@ MUTANTS: tuple[Mutant, ...] = (
            _long_hold),
     Mutant("gives-up", "selection finds nothing once the transport is gone", "MUST_RECOVER", _gives_up),
     Mutant("never-retries", "DEGRADED waits although the way is free", "MUST_RECOVER",
-           lambda: f.instead(plans.Plans, "_try_at", lambda _: lambda *_more: None)),
+           lambda: f.instead(plans.Plans, "try_at", lambda _: lambda *_more: None)),
     Mutant("tried-forgotten", "a transport that failed is tried again at once", "PROGRESS",
            lambda: f.change("17", action=lambda session, _event, _now: replace(session, attempt=None))),
     Mutant("priority-swapped", "a reattach overtakes the transport TTL", "PRIORITY",

@@ -41,7 +41,14 @@ def probe(graph: Graph, nodes: int) -> Iterator[Alarm]:
         yield from prober.alarms()
     for node in shapes.values():
         first = (graph.sessions[node].state, graph.sessions[node].binding is None)
-        probings = (prober.single, prober.at_the_instant, prober.requests, prober.pairs, prober.late_pairs)
+        probings = (
+            prober.single,
+            prober.at_the_instant,
+            prober.requests,
+            prober.late_requests,
+            prober.pairs,
+            prober.late_pairs,
+        )
         for probing in probings if first in mirrored else (*probings, prober.both_orders):
             probing(node)
             yield from prober.alarms()
@@ -135,6 +142,22 @@ class _Prober:
                 got = (verdict.step, verdict.reason.value if verdict.reason is not None else None)
                 what = f"a request on {SHORT[transport]} {' and '.join(pair) or 'without a fault'}"
                 self._judge(got == wanted, Property.PROOF, f"the verdict is {got}, published is {wanted}", node, what)
+
+    def late_requests(self, node: int) -> None:
+        """Requests that come after the session's end: that is said before the proof is looked at."""
+        session = self._graph.sessions[node]
+        late = {"lifetime": (4, "session_expired"), "transport_ttl": (5, "transport_ttl_exceeded")}
+        running = {bound.name for bound in published.running(session)}
+        for name, wanted in late.items():
+            if name not in running or session.state is State.BIRTH:
+                continue
+            for beyond in (0, 1):
+                old = overdue_by(name, session, beyond)
+                verdict = validate(old, request(old, TRANSPORTS[0], "with a bad proof"), Now(NOW, 0), owned=True)
+                got = (verdict.step, verdict.reason.value if verdict.reason is not None else None)
+                text = f"the verdict is {got}, {beyond} ns after the deadline {name}"
+                right = got == (wanted if beyond else (6, "bad_proof"))
+                self._judge(right, Property.PROOF, text, node, f"a request {beyond} ns after the deadline {name}")
 
     def pairs(self, node: int) -> None:
         """Every two inputs at once; and every input together with a deadline that has passed."""

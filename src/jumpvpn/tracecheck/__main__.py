@@ -13,6 +13,7 @@ from jumpvpn.tracecheck.journals import TRACES_MAX, UnreadableJournal
 from jumpvpn.tracecheck.tlc import TlcFailed, TlcMissing
 from jumpvpn.tracecheck.traces import Finding, Report, Verdict, validate
 
+WHAT = "Judges the sessions of event journals by the TLA+ module of the session, or checks the module itself."
 HELP = """Exit status: 0 every session is ACCEPTED (with --model: every promise holds); 1 one is REJECTED (a promise is
 violated, a row is never taken); 2 not judged: wrong use, unreadable journal, no session in it, the beginning of one
 missing, Java or TLC missing or stopped."""
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m jumpvpn.tracecheck", description=__doc__, epilog=HELP)
+    parser = argparse.ArgumentParser("python -m jumpvpn.tracecheck", description=WHAT, epilog=HELP)
     parser.add_argument(
         "logs", nargs="*", type=Path, metavar="LOG", help="event journals (JSON lines) of one deployment"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,9 @@ class Trace:
         return self.total > len(self.lines)
 
     @property
-    def begins(self) -> bool:
-        """Whether the first record is here."""
-        return bool(self.lines) and self.lines[0].seq == 1
+    def first(self) -> int:
+        """The number of the first record that is here, 0 if there is none."""
+        return next((line.seq for line in self.lines if line.chain == self.chain), 0)
 
 
 @dataclass(slots=True)
@@ -82,9 +82,6 @@ class Reading:
     traces: list[Trace]
     sessions: int
     unreadable: int
-
-
-Wanted = Callable[[str], bool]
 
 
 def read(paths: Iterable[Path], *, session: str | None, sample: int | None, seed: int) -> Reading:

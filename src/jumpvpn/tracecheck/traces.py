@@ -123,8 +123,8 @@ def _unfit(trace: Trace) -> Finding | None:
     if trace.forked is not None:
         why = f"the chain has two different records with the number {trace.forked}"
         return Finding(trace.chain, Verdict.REJECTED, 0, len(trace.lines), f"{trace.chain}/{trace.forked}", why)
-    if not trace.begins:
-        first = trace.lines[0].seq if trace.lines else "beyond the bound"
+    if trace.first != 1:
+        first = trace.first or "beyond the bound"
         why = f"its first record here has the number {first}; give the journals from its birth on"
         return Finding(trace.chain, Verdict.INCOMPLETE, 0, len(trace.lines), None, why)
     if len(trace.limits) > LIMITS_MAX:

@@ -133,6 +133,7 @@ GATEWAY_LIES: dict[str, tuple[Change, str]] = {
     "a nonce counts twice": (_edit("reattach.result", 2, data_nonce_id="n-1"), "A-6"),
     "no nonce": (_edit("reattach.result", 1, data_nonce_id=""), "A-6"),
     "a denial among the mutations": (_edit("reattach.result", 1, data_status="DENIED"), "A-7"),
+    "a refusal that mutates": (_edit("key.rotated", data_row="23"), "A-7"),
     "granted after it was denied": (_edit("reattach.result", 1, data_nonce_id="n-stale"), "A-7"),
     "a dwell that was not": (_edit_change("DEGRADED", data_dwell_ms=700), "A-9"),
     "a transportless time that was not": (_edit_change("RECOVERING", 1, data_transportless_ms=1), "A-9"),

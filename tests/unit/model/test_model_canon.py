@@ -115,7 +115,7 @@ def moved(session: Session, by: int) -> Session:
         hold_until=to(session.hold_until), switches=tuple(map(to, session.switches)),
         volatile_entries=tuple(map(to, session.volatile_entries)),
         binding=None if bound is None else replace(bound, since=to(bound.since)),
-        attempt=None if attempt is None else replace(attempt, started=to(attempt.started), deadline=to(attempt.deadline)),
+        attempt=attempt and replace(attempt, started=to(attempt.started), deadline=to(attempt.deadline)),
     )  # fmt: skip
 
 

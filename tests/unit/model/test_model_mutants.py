@@ -60,7 +60,7 @@ def test_names_of_properties_are_the_registry_s() -> None:
     assert Mutant("x", "x", "EDGES PROOF", lambda: None).expected == (Property.EDGES, Property.PROOF)
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def test_faults_wait_for_a_machine_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ _Hash = Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 _Some = Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
 
+_Time = Annotated[float, msgspec.Meta(ge=-(2.0**53), le=2.0**53)]
+
 NOTHING = msgspec.Raw(b"")  # a raw field that is absent
 
 _HASH_MEMBER = b',"hash":"'
@@ -57,16 +59,16 @@ class Data(msgspec.Struct, gc=False):
     role: _Name | None = None
     client_id_hash: _Name | None = None
     bounds: Bounds | None = None
-    dwell_ms: float | None = None
-    transportless_ms: float | None = None
-    episode_ms: float | None = None
-    recovery_ms: float | None = None
-    detect_ms: float | None = None
-    validate_us: float | None = None
-    interruption_ms: float | None = None
-    session_age_ms: float | None = None
-    age_ms: float | None = None
-    silent_ms: float | None = None
+    dwell_ms: _Time | None = None
+    transportless_ms: _Time | None = None
+    episode_ms: _Time | None = None
+    recovery_ms: _Time | None = None
+    detect_ms: _Time | None = None
+    validate_us: _Time | None = None
+    interruption_ms: _Time | None = None
+    session_age_ms: _Time | None = None
+    age_ms: _Time | None = None
+    silent_ms: _Time | None = None
     attempts: _Count | None = None
     attempt: _Count | None = None
     epoch: _Count | None = None
@@ -85,7 +87,7 @@ class Data(msgspec.Struct, gc=False):
     limit: _Count | None = None
     candidate_count: _Count | None = None
     switch_count_60s: _Count | None = None
-    cooldown_left_ms: float | None = None
+    cooldown_left_ms: _Time | None = None
     first_ms: _Count | None = None
     count: _Count | None = None
     version: _Name | _Some | None = None

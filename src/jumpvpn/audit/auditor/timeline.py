@@ -85,7 +85,7 @@ class Story:
         length = record.data.dwell_ms
         length = float(record.mono_ms - self._begun[1]) if length is None else length
         if len(self.spans) < ROWS_MAX:
-            self.spans.append(Span(state, start, length, reason, transport))
+            self.spans.append(Span(state, start, max(0.0, length), reason, transport))
         bound = record.transport.id if record.transport is not None else transport
         self._state = (record.state or "", record.time_ms, record.reason, bound)
         self._begun = (self._begun[0], record.mono_ms)
