@@ -156,9 +156,9 @@ def unsuitable(error: Exception) -> str:
 
 def comparison(found: Comparison) -> Iterator[str]:
     """A dry-run side by side."""
-    columns = found.columns()
-    yield f"{'':<34}" + "".join(f"{name:>26}" for name, _ in columns)
-    for label, values in found.rows():
-        yield f"{label:<34}" + "".join(f"{value:>26}" for value in values)
+    rows = [("", [name for name, _ in found.columns()]), *found.rows()]
+    width = max(len(label) for label, _ in rows)
+    for label, values in rows:
+        yield f"{label:<{width}}" + "".join(f"{value:>26}" for value in values)
     yield ""
     yield from found.remarks()

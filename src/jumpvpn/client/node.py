@@ -20,7 +20,6 @@ from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outlook
 from jumpvpn.engine.client import ClientEngine
 from jumpvpn.policy.problems import Rejected
-from jumpvpn.recording import files as recording
 from jumpvpn.runtime import clock, journal, node, status
 from jumpvpn.runtime.checkpoints import CheckpointKeys
 from jumpvpn.runtime.cleanup import Ownership, TunInterface
@@ -77,7 +76,7 @@ class ClientNode:
         events = journal.Journal(config.events)
         stack.callback(events.close)
         keys = CheckpointKeys.open(config.state_dir, config.name, "client", config.events)
-        tape = recording.start(config.recording, self._engine, stack)
+        tape = node.start_recording(config.recording, self._engine, stack)
         recorder = Recorder.create(config.name, "client", events, MemoryStore(), self._policy, keys, tape)
         control = ControlServer(config.control, self._commands(), {"events": self._follow})
         await control.start()

@@ -51,8 +51,8 @@ class Turn:
                 self.unanswered.append(attempt)
             if self.session.state is State.TERMINATED:
                 return
-            waiting = tuple(event for event in rest if event in events)
-            due = by_priority(waiting) or reached_deadlines(self.session, self.now)
+            waiting = [event for event in rest if any(event is fed for fed in events)]
+            due = by_priority((*reached_deadlines(self.session, self.now), *waiting))
 
     def follow(self, event: Event) -> None:
         """Apply an event that was planned from the present state, unless a deadline has just changed that state."""

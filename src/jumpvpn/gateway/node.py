@@ -18,7 +18,6 @@ from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.addresses import admitted_devices
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
 from jumpvpn.policy.problems import Rejected
-from jumpvpn.recording import files as recording
 from jumpvpn.runtime import clock, journal, node, status
 from jumpvpn.runtime.checkpoints import CheckpointKeys
 from jumpvpn.runtime.cleanup import Ownership, TunInterface
@@ -75,7 +74,7 @@ class GatewayNode:
         stack.push_async_callback(store.close)
         await journal.export_outbox(store, events)
         keys = CheckpointKeys.open(config.state_dir, config.name, "gateway", config.events)
-        tape = recording.start(config.recording, self._engine, stack)
+        tape = node.start_recording(config.recording, self._engine, stack)
         self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy, keys, tape)
         control = ControlServer(config.control, self._commands(), {"events": self._follow})
         await control.start()

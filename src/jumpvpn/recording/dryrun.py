@@ -122,12 +122,14 @@ class _Reader(Watcher):
         self._at = 0
 
     def told(self, event: Any, now: Now, engine: Engine, orders: list[Output]) -> None:
+        """One input for the trace."""
         assert isinstance(engine, ClientEngine)
         self._at = now.boot
         self._trace.add(event, now, engine, orders)
         self.story.append((now.boot, engine.session, ()))
 
     def happened(self, events: tuple[DomainEvent, ...], now: Now) -> None:
+        """Events for the ledger."""
         self.story.append((self._at, None, events))
 
 

@@ -33,10 +33,8 @@ def say(text: str) -> None:
     sys.stderr.write(f"jumpvpn: {text}\n")
 
 
-def start(wish: Recording | None, engine: Engine, stack: contextlib.AsyncExitStack) -> Tape | None:
-    """The tape that the configuration wishes, closed with ``stack``; None if it wishes none."""
-    if wish is None:
-        return None
+def start(wish: Recording, engine: Engine, stack: contextlib.AsyncExitStack) -> Tape:
+    """The tape that the configuration wishes, closed with ``stack``."""
     tape = tape_into(wish.file, wish.size, wish.keep, engine)
     stack.callback(tape.close)
     return tape

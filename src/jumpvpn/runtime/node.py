@@ -8,10 +8,15 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jumpvpn.runtime.cleanup import Ownership, tell
 from jumpvpn.runtime.errors import StartFailed
+
+if TYPE_CHECKING:
+    from jumpvpn.config import Recording
+    from jumpvpn.recording.snapshot import Engine
+    from jumpvpn.recording.tape import Tape
 
 CAP_NET_ADMIN = 12
 TUN_DEVICE = Path("/dev/net/tun")
@@ -33,6 +38,15 @@ def make_private_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StartFailed(f"cannot create {path}: {error.strerror}; choose another state_dir") from error
+
+
+def start_recording(wish: Recording | None, engine: Engine, stack: contextlib.AsyncExitStack) -> Tape | None:
+    """The tape that the configuration wishes, closed with ``stack``; None if it wishes none."""
+    if wish is None:
+        return None
+    from jumpvpn.recording import files  # noqa: PLC0415 - few nodes record, and a gateway that starts is awaited
+
+    return files.start(wish, engine, stack)
 
 
 async def release(owner: Ownership) -> None:

@@ -8,14 +8,13 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jumpvpn.audit.addresses import AddressMode, shown_address
 from jumpvpn.audit.chain import Chain
 from jumpvpn.audit.sealing import Draft, Origin, Sealer
 from jumpvpn.engine.outputs import Commit
 from jumpvpn.policy.model import Policy
-from jumpvpn.recording.tape import Tape
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.checkpoints import CheckpointKeys
 from jumpvpn.runtime.journal import Journal
@@ -23,6 +22,9 @@ from jumpvpn.runtime.stores.base import CommitResult, Store, Write
 from jumpvpn.session.records import Kept, encode
 from jumpvpn.session.state import State
 from jumpvpn.values import DomainEvent, Now
+
+if TYPE_CHECKING:
+    from jumpvpn.recording.tape import Tape
 
 STANDALONE_CLUSTER = "standalone"
 VOUCH_SECONDS = 1.0  # how late a checkpoint may be
