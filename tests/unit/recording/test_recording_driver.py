@@ -72,7 +72,7 @@ class Node:
 
     async def live(self) -> None:
         """Birth, a link that dies, a reload, the end."""
-        self.recorder.start_recording({"role": "client"}, clock.now())
+        self.recorder.start({"role": "client"}, clock.now())
         self.recorder.use_policy(RULES, clock.now(), "start")
         post = self.driver.post
         post(inp.TransportsChanged((LINK, CABLE)))
