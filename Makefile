@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: help setup setup-test demo test test-fast check lint format bench vectors lock clean
+.PHONY: help setup setup-test demo test test-fast model sim coverage check lint format bench vectors lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,20 @@ test: setup-test ## all tests: Rust, Python, network namespaces
 test-fast: setup-test ## tests that need no namespaces
 	@$(PY) -m pytest -m "not netns" $(ARGS)
 
+model: setup-test ## explore the session's machine, try its mutants, check the TLA+ module; ARGS="--deep"
+	@$(PY) -m jumpvpn.model $(ARGS)
+	@$(PY) -m jumpvpn.tracecheck --model
+
+sim: setup-test ## both engines in a simulated world, 2,000 seeds; ARGS="--seed 17" shows one
+	@$(PY) -m jumpvpn.sim $(ARGS)
+
+coverage: setup-test ## write docs/reference/coverage.md from exploration, simulation and the journals of real nodes
+	@mkdir -p coverage-output
+	@$(PY) -m jumpvpn.model --output coverage-output/model.json
+	@$(PY) -m jumpvpn.sim --output coverage-output/sim.json
+	@$(PY) -m pytest -q -m netns --audit-output coverage-output/real.json
+	@$(PY) tools/coverage.py coverage-output
+
 check: setup-test ## format, lint, types, import contracts, clippy, licences
 	@tools/check.sh
 
@@ -45,4 +59,4 @@ lock: ## resolve the dependencies again
 	@cargo update
 
 clean: ## remove what the commands made
-	@rm -rf target .venv .tools demo-output bench-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf target .venv .tools demo-output bench-output coverage-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -41,7 +41,7 @@ Facts, by their first item:
 - `("socket_error", socket, errno, session, path)` session 0 and path -1 when not known; each error at most ten
   times a second.
 - `("control", session, path, kind, payload: bytes)`
-- `("rekey_request", req, session)` gateway; `("rekey_reply", session, epoch)` client.
+- `("rekey_request", req, session, epoch)` gateway; `("rekey_reply", session, epoch)` client.
 - `("plane_failed", thread: str)` a defect was caught in a packet thread, which goes on.
 """
 

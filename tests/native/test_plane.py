@@ -325,7 +325,7 @@ def test_rekey_changes_the_root_and_loses_nothing(pair: Pair) -> None:
     for epoch in range(2, 6):
         pair.client.plane.begin_rekey(pair.client_session)
         request = pair.gateway.wait("rekey_request")
-        assert request[2] == pair.gateway_session
+        assert request[2:] == (pair.gateway_session, epoch)
         sealed = pair.gateway.plane.prepare_rekey(request[1])
         assert sealed != pair.sealed
         pair.gateway.plane.commit_rekey(request[1])
@@ -341,6 +341,28 @@ def test_rekey_changes_the_root_and_loses_nothing(pair: Pair) -> None:
     pair.epoch = 5
     pair.second_path()
     pair.reattach(1)
+
+
+def test_a_rekey_that_the_client_never_heard_of_does_not_end_rekeying(pair: Pair) -> None:
+    with Proxy(pair.gateway_address) as proxy:
+        pair.path_through(proxy, 1)
+        pair.client.plane.begin_rekey(pair.client_session)
+        request = pair.gateway.wait("rekey_request")
+        proxy.blackhole = True
+        pair.gateway.plane.prepare_rekey(request[1])
+        pair.gateway.plane.commit_rekey(request[1])
+        time.sleep(17)  # the client repeats its request for 16 s and tells nobody when it gives up
+        proxy.blackhole = False
+        pair.client.plane.begin_rekey(pair.client_session)
+        again = pair.gateway.wait("rekey_request")
+        assert again[3] == request[3] + 1
+        pair.gateway.plane.prepare_rekey(again[1])
+        pair.gateway.plane.commit_rekey(again[1])
+        assert pair.client.wait("rekey_reply")[2] == again[3]
+        pair.client.plane.finish_rekey(pair.client_session)
+        assert pair.gateway.wait("epoch_confirmed", lambda fact: fact[2] == again[3])
+        pair.gateway.send(down(b"after"))
+        assert pair.client.receive() == down(b"after")
 
 
 def test_control_messages_arrive_whole_and_once(pair: Pair) -> None:

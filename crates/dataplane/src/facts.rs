@@ -111,6 +111,7 @@ pub enum Fact {
     RekeyRequest {
         request: u64,
         session: u64,
+        epoch: u64,
     },
     RekeyReply {
         session: u64,

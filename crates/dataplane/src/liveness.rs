@@ -150,6 +150,11 @@ impl Liveness {
         self.sent_at = 0;
     }
 
+    /// Owes nothing and is alive, as a new path: what was told before is told again.
+    pub fn watch_anew(&mut self, now_ns: u64) {
+        *self = Self::new(self.limits, now_ns);
+    }
+
     /// What has changed by now; call until None.
     pub fn check(&mut self, now_ns: u64) -> Option<Change> {
         let (since, limit_ns) = self.most_urgent()?;

@@ -6,6 +6,7 @@ use jumpvpn_packet::control::{ControlMessage, TYPE_REKEY_REPLY, TYPE_REKEY_REQUE
 use jumpvpn_packet::header::PathIndex;
 use jumpvpn_packet::kem::KemKeyPair;
 use jumpvpn_packet::rekey::{requested_epoch, respond, RekeyInitiator, Rekeyed};
+use jumpvpn_packet::schedule::Root;
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
 use jumpvpn_packet::{DropReason, SystemRandom};
 
@@ -20,6 +21,10 @@ use crate::timer::NEVER;
 const FIRST_REPEAT_NS: u64 = 250_000_000;
 /// Repetitions before it is given up: 250 ms doubled five times is 16 s, beyond any live path's round trip.
 const MAX_REPEATS: u32 = 6;
+
+/// Epochs ahead that a rekey may ask for: each one that the client heard nothing of is one more, and four bits of the
+/// epoch are in the header.
+const MAX_JUMP: u64 = 8;
 
 struct Asked {
     initiator: RekeyInitiator,
@@ -41,6 +46,8 @@ pub struct Rekeying {
     answer: Option<Rekeyed>,
     replied: Option<Answered>,
     switch: Option<SealingKey>,
+    /// Client: the highest epoch asked for.
+    tried: u64,
 }
 
 impl std::fmt::Debug for Rekeying {
@@ -70,6 +77,13 @@ pub struct Pending {
     pub since_ns: u64,
 }
 
+impl Pending {
+    /// True when the new root is sealed and waits for the store.
+    pub fn is_prepared(&self) -> bool {
+        self.prepared.is_some()
+    }
+}
+
 /// Client: begins a rekey; a second order while one is under way changes nothing.
 pub fn begin(shared: &Shared, session: &Session) -> Result<()> {
     if shared.is_gateway {
@@ -80,10 +94,13 @@ pub fn begin(shared: &Shared, session: &Session) -> Result<()> {
     if keys.rekey.asked.is_some() {
         return Ok(());
     }
-    let initiator = RekeyInitiator::new(keys.epoch + 1, KemKeyPair::generate(), &mut SystemRandom);
+    // What was asked before may have been granted although nothing was heard of it.
+    let last = if keys.rekey.tried < keys.epoch + MAX_JUMP { keys.rekey.tried } else { 0 };
+    let tried = last.max(keys.epoch) + 1;
+    let initiator = RekeyInitiator::new(tried, KemKeyPair::generate(), &mut SystemRandom);
     let message_id = session.tx.lock().new_message_id();
     let asked = Asked { initiator, message_id, next_ns: sys::boottime_ns(), repeats: 0 };
-    keys.rekey = Rekeying { asked: Some(asked), ..Rekeying::default() };
+    keys.rekey = Rekeying { asked: Some(asked), tried, ..Rekeying::default() };
     drop(keys);
     session.look_by(shared, sys::boottime_ns());
     Ok(())
@@ -98,7 +115,7 @@ impl Session {
             return asked.next_ns;
         }
         if asked.repeats == MAX_REPEATS {
-            keys.rekey.forget();
+            keys.rekey = Rekeying { tried: keys.rekey.tried, ..Rekeying::default() };
             return NEVER;
         }
         asked.next_ns = now_ns + (FIRST_REPEAT_NS << asked.repeats);
@@ -124,10 +141,11 @@ pub fn take_request(shared: &Shared, session: &Arc<Session>, path: PathIndex, me
         }
         return;
     }
-    if requested_epoch(&message.content) != Ok(keys.epoch + 1) {
+    let next = keys.epoch + 1..=keys.epoch + MAX_JUMP;
+    let Some(epoch) = requested_epoch(&message.content).ok().filter(|epoch| next.contains(epoch)) else {
         shared.counters.dropped(DropReason::BadRekey);
         return;
-    }
+    };
     drop(keys);
     let request = shared.new_handle();
     let since_ns = sys::boottime_ns();
@@ -136,7 +154,7 @@ pub fn take_request(shared: &Shared, session: &Arc<Session>, path: PathIndex, me
     // One undecided rekey per session: a newer request replaces it.
     requests.rekeys.retain(|_, other| !Arc::ptr_eq(&other.session, session));
     requests.rekeys.insert(request, pending);
-    shared.tell(Fact::RekeyRequest { request, session: session.handle });
+    shared.tell(Fact::RekeyRequest { request, session: session.handle, epoch });
 }
 
 /// Gateway: makes the new root; returns the sealed secret for the record. Sends nothing.
@@ -149,12 +167,13 @@ pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
     };
     let keys = session.keys.lock();
     keys.alive(session.handle)?;
-    let prepared = respond(&content, &keys.root, &mut SystemRandom)
+    let base = base_root(&keys).clone();
+    let prepared = respond(&content, &base, &mut SystemRandom)
         .map_err(|reason| Error::Invalid(format!("rekey cannot be answered: {reason}")))?;
     let mut record = keys.record();
     let rekeyed = &prepared.1;
     (record.epoch, record.client_nonce, record.gateway_nonce) = (rekeyed.epoch, rekeyed.transcript, rekeyed.transcript);
-    record.previous_root = Some(std::mem::replace(&mut record.root, rekeyed.root.clone()));
+    (record.root, record.previous_root) = (rekeyed.root.clone(), Some(base));
     let sealed = record.seal(cluster, &session.id, &mut SystemRandom);
     drop(keys);
     let mut requests = shared.requests.lock();
@@ -170,7 +189,7 @@ pub fn commit(shared: &Shared, request: u64) -> Result<()> {
     let session = pending.session;
     let mut keys = session.keys.lock();
     keys.alive(session.handle)?;
-    if rekeyed.epoch != keys.epoch + 1 {
+    if rekeyed.epoch <= keys.epoch {
         return Err(Error::State("another epoch was opened in the meantime"));
     }
     let key = OpeningKey::new(keys.aead, &rekeyed.up());
@@ -178,9 +197,15 @@ pub fn commit(shared: &Shared, request: u64) -> Result<()> {
         return Err(Error::State("connection IDs collide; the client has to ask again"));
     }
     let sealing = SealingKey::new(keys.aead, &rekeyed.down());
-    adopt(&mut keys, &rekeyed);
+    let base = base_root(&keys).clone();
+    let unheard = keys.rekey.switch.take().map(|key| key.epoch());
+    adopt(&mut keys, &rekeyed, base);
     let mut tx = session.tx.lock();
-    let closed = session.rx.lock().install(key, None);
+    let closed = {
+        let mut rx = session.rx.lock();
+        let retracted = unheard.map(|epoch| rx.retract(epoch)).unwrap_or_default();
+        [retracted, rx.install(key, None)].concat()
+    };
     shared.close_cids(&closed);
     let reply_id = tx.new_message_id();
     if let Some(path) = tx.any_path() {
@@ -195,8 +220,13 @@ pub fn commit(shared: &Shared, request: u64) -> Result<()> {
     Ok(())
 }
 
-fn adopt(keys: &mut Keys, rekeyed: &Rekeyed) {
-    keys.previous_root = Some(std::mem::replace(&mut keys.root, rekeyed.root.clone()));
+/// The root that the client has: a rekey that it has not confirmed it has not heard of, or it would not ask again.
+fn base_root(keys: &Keys) -> &Root {
+    keys.previous_root.as_ref().filter(|_| keys.rekey.switch.is_some()).unwrap_or(&keys.root)
+}
+
+fn adopt(keys: &mut Keys, rekeyed: &Rekeyed, base: Root) {
+    (keys.root, keys.previous_root) = (rekeyed.root.clone(), Some(base));
     (keys.epoch, keys.client_nonce, keys.gateway_nonce) = (rekeyed.epoch, rekeyed.transcript, rekeyed.transcript);
 }
 
@@ -227,7 +257,8 @@ pub fn finish(shared: &Shared, session: &Session) -> Result<()> {
     let now_ns = sys::boottime_ns();
     let mut keys = session.keys.lock();
     let rekeyed = keys.rekey.answer.take().ok_or(Error::State("no rekey was answered"))?;
-    adopt(&mut keys, &rekeyed);
+    let base = keys.root.clone();
+    adopt(&mut keys, &rekeyed, base);
     keys.previous_root = None;
     let mut tx = session.tx.lock();
     tx.install_key(SealingKey::new(keys.aead, &rekeyed.up()));

@@ -29,6 +29,8 @@ use crate::udp::{Route, Socket};
 const MAX_PENDING: usize = 16_384;
 /// A request undecided for so long is forgotten; the client has asked again by then.
 const LIFE_NS: u64 = 5_000_000_000;
+/// A prepared one is on its way into the store: a record that wins must find it here. No store takes longer.
+const PREPARED_LIFE_NS: u64 = 120_000_000_000;
 /// Requests of one source: a site of thousands behind one NAT may come at once.
 const PER_SOURCE: Rate = Rate { per_second: 4096 };
 /// Tickets in a committed reply.
@@ -333,8 +335,10 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
         tx.early = None;
         tx.granted_ns = now_ns;
         let slot = &mut tx.paths[wish.path.index()];
-        if !slot.as_ref().is_some_and(|path| path.leads(&pending.socket, pending.route)) {
-            *slot = Some(Path::new(Arc::clone(&pending.socket), pending.route, limits, now_ns));
+        match slot {
+            // It may have been told dead before: from here on it is watched anew, and told again.
+            Some(path) if path.leads(&pending.socket, pending.route) => path.live.watch_anew(now_ns),
+            _ => *slot = Some(Path::new(Arc::clone(&pending.socket), pending.route, limits, now_ns)),
         }
         tx.active = Some(wish.path);
         let mut rx = session.rx.lock();
@@ -468,8 +472,10 @@ pub fn drop_silently(shared: &Shared, request: u64) -> Result<()> {
 pub fn sweep(shared: &Shared, now_ns: u64) {
     let old: Vec<u64> = {
         let mut requests = shared.requests.lock();
-        requests.rekeys.retain(|_, pending| now_ns.saturating_sub(pending.since_ns) < LIFE_NS);
-        let is_old = |pending: &Pending| now_ns.saturating_sub(pending.since_ns) >= LIFE_NS;
+        let life_ns = |prepared: bool| if prepared { PREPARED_LIFE_NS } else { LIFE_NS };
+        let is_old = |since_ns: u64, prepared: bool| now_ns.saturating_sub(since_ns) >= life_ns(prepared);
+        requests.rekeys.retain(|_, pending| !is_old(pending.since_ns, pending.is_prepared()));
+        let is_old = |pending: &Pending| is_old(pending.since_ns, pending.gateway_nonce.is_some());
         requests.pending.iter().filter(|(_, pending)| is_old(pending)).map(|(handle, _)| *handle).collect()
     };
     for request in old {

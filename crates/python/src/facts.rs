@@ -92,7 +92,7 @@ fn path_fact<'py>(py: Python<'py>, fact: Fact) -> PyResult<Bound<'py, PyTuple>> 
         Fact::Control { session, path, kind, payload } => {
             tuple!(py, "control", session, path, kind, PyBytes::new(py, &payload))
         }
-        Fact::RekeyRequest { request, session } => tuple!(py, "rekey_request", request, session),
+        Fact::RekeyRequest { request, session, epoch } => tuple!(py, "rekey_request", request, session, epoch),
         Fact::RekeyReply { session, epoch } => tuple!(py, "rekey_reply", session, epoch),
         Fact::PlaneFailed { text } => tuple!(py, "plane_failed", text),
         Fact::HandshakeRequest { .. }

@@ -31,8 +31,10 @@ class TransportBook:
         self._liveness: dict[TransportId, Liveness] = {}
 
     def keep(self, transport: Transport) -> None:
-        """Remember the newest of what is known."""
+        """Remember the newest of what is known. A transport that answers has a socket that works: none replaces it."""
         self.transports[transport.id] = transport
+        if transport.validated:
+            self.reopen_at.pop(transport.id, None)
 
     def here(self, transport: TransportId) -> Transport | None:
         """The transport, unless it is unknown or gone."""

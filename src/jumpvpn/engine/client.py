@@ -312,7 +312,7 @@ class ClientEngine:
         self.policy = offer.policy
         turn.feed(ev.PolicyReloaded(offer.policy))
         attempt = turn.session.attempt
-        if attempt is not None and not self.book.allowed(self.transports[attempt.transport], turn.session.policy):
+        if attempt is not None and self.plans.forbids(turn.session, attempt, turn.now):
             turn.feed(ev.AttemptFailed(attempt.transport, Reason.POLICY_DENIED))
         turn.outputs += self.book.tune_all(turn.session)
 

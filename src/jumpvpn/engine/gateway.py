@@ -20,7 +20,7 @@ from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.validation import ReattachRequest, Verdict, validate
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Epoch, Instant, Now, TransportId, later
+from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Instant, Now, TransportId, later
 
 CHALLENGE_AGAIN = SECOND  # while DEGRADED, an incumbent that fell silent is asked that often whether it is back
 RETUNE_STEP = 5 * MILLISECOND
@@ -307,7 +307,7 @@ class GatewayEngine:
 
     def _rekey_asked(self, place: Place, asked: inp.RekeyAsked, turn: Turn) -> None:
         before = turn.session.epoch
-        turn.feed(ev.KeysRotated(Epoch(before + 1)))
+        turn.feed(ev.KeysRotated(asked.epoch))
         if turn.session.epoch > before:
             turn.secret = Secret("rekey", asked.request)
             turn.outputs.append(out.GrantRekey(asked.request, turn.session.uid))

@@ -182,10 +182,11 @@ class SocketFailed:
 
 @dataclass(frozen=True, slots=True)
 class RekeyAsked:
-    """Gateway: the client asks for fresh keys, which open the next epoch."""
+    """Gateway: the client asks for fresh keys, which open ``epoch``."""
 
     request: int
     uid: str
+    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from jumpvpn.policy.model import Policy
 from jumpvpn.policy.selection import Budget, Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import AttemptKind, Session, State
+from jumpvpn.session.state import Attempt, AttemptKind, Session, State
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
 from jumpvpn.values import MINUTE, SECOND, Instant, TransportId, later, milliseconds
@@ -234,6 +234,12 @@ class Plans:
                 return ev.ConditionMet(choice.transport, choice.rule)
         return None
 
+    def forbids(self, session: Session, attempt: Attempt, now: Instant) -> bool:
+        """Whether the policy in force no longer lets the running attempt succeed: its transport, or one switch more."""
+        moves = attempt.kind is AttemptKind.SWITCH and attempt.transport != session.incumbent
+        spent = moves and _budget(session).used(now) >= session.policy.switching.max_per_minute
+        return spent or not self._book.allowed(self._book.transports[attempt.transport], session.policy)
+
     def try_at(self, session: Session, transport: TransportId) -> Instant | None:
         """When DEGRADED may be left for ``transport``: at once, patiently if attempts failed before, or never."""
         known = self._book.transports[transport]
@@ -245,10 +251,12 @@ class Plans:
         return max(later(session.entered_at, min(patience, PATIENCE_MAX)), self.denied_until)
 
     def blind_at(self, session: Session) -> Instant | None:
-        """When to try without evidence; None when the last attempt has to be kept for a transport that answers."""
-        last = session.attempts >= session.policy.recovery.max_attempts - 1
-        if session.binding is not None or last:
+        """When to try without evidence; the last attempt is kept for a transport that answers, while there is time."""
+        left = session.policy.recovery.max_attempts - session.attempts
+        if session.binding is not None or left < 1:
             return None
+        if left == 1:  # the end would waste it: a gateway in a newer epoch answers nothing but a request
+            return max(session.entered_at, later(_end_of_waiting(session), -session.policy.recovery.window))
         if self.denied_until > session.entered_at:  # the gateway answers requests, so patience is what it asked for
             return self.denied_until
         return later(session.entered_at, min(BLIND_WAIT * 2 ** max(0, session.attempts - 1), PATIENCE_MAX))
@@ -328,6 +336,14 @@ class Plans:
             moments.append(choice.retry_at or session.entered_at)
         due = self.try_at(session, choice.transport) if isinstance(choice, Selected) else self.blind_at(session)
         return moments if due is None else [*moments, due]
+
+
+def _end_of_waiting(session: Session) -> Instant:
+    """When a session without binding ends, if nothing comes: transport TTL or episode, whichever is first."""
+    assert session.transportless_at is not None, "the clock runs while no binding lives"
+    assert session.episode_at is not None, "a session without binding is in an episode"
+    episode = later(session.episode_at, session.policy.recovery.episode_max)
+    return min(later(session.transportless_at, session.policy.session.transport_ttl), episode)
 
 
 def _budget(session: Session) -> Budget:

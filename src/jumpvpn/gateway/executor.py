@@ -160,9 +160,9 @@ class GatewayExecutor:
         elif kind == "reattach_request":
             self._reattach(fact)
         elif kind == "rekey_request":
-            _, request, handle = fact
+            _, request, handle, epoch = fact
             if (uid := self._uids.get(handle)) is not None:
-                self._post(inp.RekeyAsked(request, uid))
+                self._post(inp.RekeyAsked(request, uid, Epoch(epoch)))
         elif len(fact) > 1 and (uid := self._uids.get(fact[1])) is not None:
             self._session_fact(kind, uid, fact)
 

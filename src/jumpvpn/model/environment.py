@@ -11,7 +11,7 @@ from jumpvpn.model.bounds import NOW, PEERS, SHORT, TRANSPORTS, A, B
 from jumpvpn.model.canon import Ghost
 from jumpvpn.model.facts import MINUTE_PASSES, TIME_PASSES
 from jumpvpn.session import events as ev
-from jumpvpn.session.state import Attempt, AttemptKind, Session, State
+from jumpvpn.session.state import AttemptKind, Session, State
 from jumpvpn.transports.state import Condition, Transport
 from jumpvpn.values import Instant, TransportId
 
@@ -154,7 +154,7 @@ class ClientEnvironment:
     def plan(self, session: Session, paths: tuple[int, int]) -> tuple[str, bool] | None:
         """What the shipped plans feed here; waiting for stability, for better or for a retry is not urgent."""
         attempt, plans = session.attempt, self._plans[paths]
-        if attempt is not None and _forbidden(session, attempt):
+        if attempt is not None and plans.forbids(session, attempt, NOW):
             return f"the attempt is forbidden on {SHORT[attempt.transport]}", True
         plans.bound_path = None
         if session.binding is not None:
@@ -168,11 +168,6 @@ class ClientEnvironment:
     def help(self, session: Session, paths: tuple[int, int], moves: list[Move]) -> Move:
         """Answers come at once, the plans are followed at once, else time passes."""
         return _helpful(moves)
-
-
-def _forbidden(session: Session, attempt: Attempt) -> bool:
-    """Whether the client's engine stops the attempt, because a policy that was reloaded forbids its transport."""
-    return not session.policy.transports.allows(attempt.transport[:2], "udp", "gw")
 
 
 class GatewayEnvironment:

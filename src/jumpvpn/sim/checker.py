@@ -201,7 +201,7 @@ class Checker:
             plane = world.gateway_planes.get(own.uid)
             bound = path_of(own.binding.transport) if own.binding is not None else None
             # A takeover that the store has not taken yet: the record names a binding that nobody may use.
-            active = plane.active if plane is not None and not plane.restored else bound
+            active = plane.active if plane is not None and plane.key is not None else bound
         self.require(
             Property.SINGLE_BINDING, active == bound, f"the {side}'s packet core to carry path {bound}",
             f"it carries path {active}",

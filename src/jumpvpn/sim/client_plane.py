@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RESEND = 100 * MILLISECOND  # a reattach request without an answer is sent again
 REKEY_REPEAT = 250 * MILLISECOND  # doubled each time
+REKEY_JUMP = 8  # more than this above its own epoch the client asks for none: it begins anew
 REKEY_REPEATS = 6  # then the exchange is given up
 
 
@@ -46,6 +47,7 @@ class ClientPlane(Side):
         self.request: Request | None = None
         self.committed: int | None = None
         self._rekey: tuple[int, int] | None = None  # number of the exchange, epoch that it asks for
+        self._rekey_tried = 0  # the highest epoch asked for
         self._rekeyed: int | None = None
 
     def execute(self, order: Any) -> None:
@@ -167,7 +169,9 @@ class ClientPlane(Side):
 
     def _ask_rekey(self) -> None:
         if self._rekey is None and self.key is not None:
-            self._rekey = (self.world.number(), self.key + 1)
+            last = self._rekey_tried if self._rekey_tried < self.key + REKEY_JUMP else self.key
+            self._rekey_tried = max(self.key, last) + 1
+            self._rekey = (self.world.number(), self._rekey_tried)
             self._repeat_rekey(self._rekey, 0)
 
     def _repeat_rekey(self, exchange: tuple[int, int], repeats: int) -> None:
@@ -197,7 +201,8 @@ class ClientPlane(Side):
             self._reply(content)
         elif kind == "hint":
             path = self.paths.get(index)
-            if path is not None and content["epoch"] == self.key and path.outstanding.pop(content["challenge"], None):
+            mine = content["epoch"] == self.key and self.committed is None
+            if path is not None and mine and path.outstanding.pop(content["challenge"], None):
                 self.tell(inp.Hinted(self.uid, path.transport))
         elif self.key is not None and self.opens(content.get("epoch")):
             self._opened(kind, index, content)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 REQUEST_LIFE = 5 * SECOND  # requests that nobody decides are forgotten after this
 STANDBY_PROOF = 5 * SECOND  # a standby path that the client probes is proven anew after this
 CHALLENGE_INTERVAL = 100 * MILLISECOND  # a new source of the active path is challenged again at most this often
+REPLY_PATIENCE = SECOND  # within this a reply is asked for again; who probes in an old epoch later has missed it
+REKEY_JUMP = 8  # a client that heard nothing of its rekey asks for one epoch higher
 MOVES_PER_INTERVAL = 4  # sources that are followed within that time
 
 
@@ -43,7 +45,6 @@ class GatewayPlane(Side):
     def __init__(self, world: World, uid: str) -> None:
         super().__init__(world)
         self.uid = uid
-        self.restored = False
         self.confirmed: set[int] = set()
         self.pending: dict[int, Pending] = {}
         self.rekeys: dict[int, tuple[int, int, int]] = {}  # request -> path, exchange, epoch asked for
@@ -52,6 +53,9 @@ class GatewayPlane(Side):
         self._switch_to: int | None = None
         self._moves = (0, 0)  # since when and how many sources of the active path were challenged
         self._replied: tuple[int, int] | None = None  # exchange and epoch of the last rekey
+        self._unproven = False  # nothing has shown yet that the client has the keys of the newest epoch
+        self._granted = 0
+        self._probes_only: set[int] = set()  # epochs in which only probes open, for hints to answer
 
     def born(self, address: str) -> None:
         """The handshake was accepted: keys of epoch 1."""
@@ -62,8 +66,9 @@ class GatewayPlane(Side):
 
     def restore(self, epoch: int) -> None:
         """A stored session: its epoch opens, so that the client can be told; nothing may be sent under it."""
-        self.restored, self.epoch = True, epoch
+        self.epoch = epoch
         self.install(epoch)
+        self._probes_only = {epoch}
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -119,7 +124,7 @@ class GatewayPlane(Side):
             self.pending[secret.number] = replace(waiting, sealed=True)
             return True
         asked = self.rekeys.get(secret.number)
-        return asked is not None and asked[2] == self.epoch + 1
+        return asked is not None and asked[2] > self.epoch
 
     def _forget_old(self) -> None:
         for number, waiting in list(self.pending.items()):
@@ -132,10 +137,8 @@ class GatewayPlane(Side):
         if waiting is None or waiting.request.epoch <= self.epoch:
             return
         request, address = waiting.request, waiting.address
-        if self.restored:
-            self.open.clear()
-            self.restored = False
-        self.install(request.epoch)
+        self.install(request.epoch, keep_oldest=self._unproven)
+        self._unproven, self._granted = True, self.world.now
         self.key = self.epoch = request.epoch
         self._switch_to = self._replied = None
         known = self.paths.get(request.path)
@@ -171,9 +174,11 @@ class GatewayPlane(Side):
 
     def _grant_rekey(self, order: out.GrantRekey) -> None:
         asked = self.rekeys.pop(order.request, None)
-        if asked is None or self.key is None or asked[2] != self.epoch + 1:
+        if asked is None or self.key is None or asked[2] <= self.epoch:
             return
         index, exchange, epoch = asked
+        if self._switch_to is not None:
+            self.retract(self._switch_to)
         self.install(epoch, drain=None)
         self.epoch = self._switch_to = epoch
         self._replied = (exchange, epoch)
@@ -190,15 +195,16 @@ class GatewayPlane(Side):
     def receive(self, kind: str, index: int, address: str, content: dict[str, Any]) -> None:
         """A datagram of the client that came from ``address``."""
         epoch = content.get("epoch")
-        if not self.opens(epoch):
+        if epoch is None or self._left_behind(epoch, kind, index, address, content) or not self.opens(epoch):
             return
-        if self.key is not None and epoch is not None:
+        if self._unproven and epoch == next(reversed(self.open)):
+            self._unproven = False
+            self.open = {other: until for other, until in self.open.items() if other not in self._probes_only}
+        if self.key is not None:
             self._source(index, address)
             self._confirm(epoch, index, address)
         if kind == "probe":
-            reply = "report" if self.key is not None else "hint"
-            sealed = self.key if self.key is not None else epoch
-            self.send(reply, index, address, epoch=sealed, challenge=content["challenge"])
+            self.send("report", index, address, epoch=self.key, challenge=content["challenge"])
             self._refresh_standby(index, address)
         elif kind == "report":
             self.answered(index, content["challenge"], address)
@@ -206,6 +212,19 @@ class GatewayPlane(Side):
             self.tell(inp.PeerClosed(self.uid, Reason.PEER_CLOSED))
         elif kind == "rekey_request":
             self._rekey_asked(index, content)
+
+    def _left_behind(self, epoch: int, kind: str, index: int, address: str, content: dict[str, Any]) -> bool:
+        """Whether the datagram is of an epoch that only hints answer; then its probe was answered by one."""
+        if epoch not in self.open:
+            return False
+        if self._unproven and not self.opens(epoch):
+            self._probes_only.add(epoch)
+            self.open[epoch] = None
+        muted = epoch in self._probes_only
+        missed = self._unproven and epoch < self.epoch and self.world.now >= self._granted + REPLY_PATIENCE
+        if kind == "probe" and (muted or missed):
+            self.send("hint", index, address, epoch=epoch, challenge=content["challenge"])
+        return muted or (missed and kind == "probe")
 
     def _confirm(self, epoch: int, index: int, address: str) -> None:
         if epoch == next(reversed(self.open)) and epoch not in self.confirmed:
@@ -248,11 +267,11 @@ class GatewayPlane(Side):
             self._reply_rekey(index)
             return
         asked = any(exchange == content["exchange"] for _, exchange, _ in self.rekeys.values())
-        if asked or content["new"] != self.epoch + 1:
+        if asked or not self.epoch < content["new"] <= self.epoch + REKEY_JUMP:
             return
         number = self.world.number()
         self.rekeys = {number: (index, content["exchange"], content["new"])}
-        self.tell(inp.RekeyAsked(number, self.uid))
+        self.tell(inp.RekeyAsked(number, self.uid, Epoch(content["new"])))
 
     def take_request(self, request: Request, address: str, *, copied: bool) -> None:
         """A reattach request that came from ``address``."""

@@ -62,11 +62,14 @@ class Side:
         self.uid = ""
         self._armed = NEVER
 
-    def install(self, epoch: int, drain: int | None = DRAIN) -> None:
-        """The newest epoch opens; the one before drains (None: from the confirmation on), older ones end."""
+    def install(self, epoch: int, drain: int | None = DRAIN, *, keep_oldest: bool = False) -> None:
+        """The newest epoch opens; the one before drains (None: from the confirmation on), older ones end.
+
+        ``keep_oldest``: the peer may still be in the oldest, so those between end instead.
+        """
         if epoch in self.open:
             return
-        for old in list(self.open)[:-1]:
+        for old in list(self.open)[1:] if keep_oldest else list(self.open)[:-1]:
             del self.open[old]
         for old in self.open:
             self.open[old] = None if drain is None else self.world.now + drain

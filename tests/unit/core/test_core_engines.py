@@ -616,7 +616,21 @@ def test_lost_rekey_is_asked_again() -> None:
     wlan.drop = lambda _kind: False
     world.run(60)
     assert world.client.session is not None
-    assert world.client.session.epoch == 2
+    assert world.client.session.epoch == 3, "one higher: the first might have been granted unheard"
+
+
+def test_lost_rekey_reply_leaves_both_ends_able_to_rekey() -> None:
+    world = World().start()
+    wlan = world.links[world.id("wlan0")]
+    wlan.drop = lambda kind: kind == "rekey_reply"
+    world.run(190)
+    assert world.client.session is not None
+    assert world.gateway_session is not None
+    assert world.gateway_session.epoch > world.client.session.epoch == 1
+    wlan.drop = lambda _kind: False
+    world.run(40)
+    assert world.client.session.epoch == world.gateway_session.epoch
+    assert world.active == "wlan0"
 
 
 def test_rekey_and_switch_at_once() -> None:
@@ -702,6 +716,16 @@ def test_local_socket_error_in_a_session_reopens_the_socket() -> None:
     assert _sockets(world)["eth0"] != before
     assert world.client.transports[world.id("eth0")].validated
     assert world.states() == ("ATTACHED", "ATTACHED")
+
+
+def test_a_socket_that_answers_again_is_not_replaced() -> None:
+    """The session came back on it: a new socket in its place would end the binding without a word."""
+    world = World(links=("wlan0",)).start()
+    before = _sockets(world)["wlan0"]
+    world.post("client", inp.SocketFailed(world.id("wlan0"), "ENETDOWN", local=True))
+    world.run(3)
+    assert world.active == "wlan0"
+    assert _sockets(world)["wlan0"] == before
 
 
 def test_forged_icmp_error_kills_nothing() -> None:
