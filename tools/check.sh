@@ -23,6 +23,7 @@ run "ruff"           .venv/bin/ruff check --quiet .
 run "mypy"           .venv/bin/mypy
 run "import contracts" .venv/bin/lint-imports
 run "generated files" .venv/bin/python tools/generate.py --check
+run "coverage names" .venv/bin/python tools/coverage.py --check
 run "rustfmt"        cargo fmt --check
 run "clippy"         cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 run "cargo-deny"     cargo_deny

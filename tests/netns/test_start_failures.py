@@ -199,8 +199,7 @@ def test_full_disk_when_a_stranger_knocks(machine: Machine) -> None:
     machine.python(KNOCK, machine.keys["gateway"])
     _, said = gateway.communicate(timeout=20)
     assert gateway.returncode == RUN
-    assert said.startswith("jumpvpn: error: cannot write the event journal")
-    assert said.count("\n") == 1
+    assert said.splitlines()[-1].startswith("jumpvpn: error: cannot write the event journal")
     assert (machine.installed(), machine.stray_files()) == (before, [])
 
 
@@ -219,6 +218,7 @@ app()
     if role == "gateway":
         assert running.stderr is not None
         assert "listens on" in running.stderr.readline()
+        assert "audit.pub" in running.stderr.readline()
         machine.python(KNOCK, machine.keys["gateway"])
     _, said = running.communicate(timeout=20)
     assert running.returncode == RUN

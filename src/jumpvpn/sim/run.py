@@ -111,6 +111,7 @@ class Run:
         self.trouble.heal()
         healed = settle(world)
         self._outcome.recovery_s = healed.took
+        world.checker.checks[Property.MUST_RECOVER.name] += 1
         if healed.rekey_halfway:
             self._outcome.notes["attached with a rekey that the client never heard of"] += 1
 
