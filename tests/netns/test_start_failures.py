@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from machine import PORT, Machine
 
+from jumpvpn.audit.auditor import audit_files
+
 pytestmark = pytest.mark.netns
 RUN, USAGE = 1, 2
 # The rest of a page that a file holds already stays writable on a full disk.
@@ -46,6 +48,9 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         machine.write_gateway()
         machine.write_client()
         yield machine
+    journals = [path for path in tmp_path.rglob("*.jsonl") if path.is_file()]
+    report = audit_files(journals)
+    assert report.sound, report.explain()
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from jumpvpn.audit.addresses import AddressMode, shown_address
 from jumpvpn.audit.chain import Chain
 from jumpvpn.audit.sealing import Origin, Sealer
@@ -34,7 +32,7 @@ class Journal:
         """A process begins: a chain of its own, and the policy that it starts with."""
         self._runs += 1
         origin = Origin(self._role, CLUSTER, BOOT, f"run{self._runs}", self._role)
-        self._sealer = Sealer(origin, policy, partial(_shown))
+        self._sealer = Sealer(origin, policy, _shown)
         self.note((DomainEvent("node.started", "N", data={"role": self._role, "boot_id": BOOT}),), now)
         self.use_policy(policy, now, "start")
 
