@@ -14,7 +14,7 @@ stop() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # --- system packages: "command:package" -------------------------------------------------------------------------------
 needed=(ip:iproute2 nft:nftables conntrack:conntrack ethtool:ethtool nsenter:util-linux ping:iputils-ping
         rsvg-convert:librsvg2-bin fc-list:fontconfig)
-[ "$want" = test ] && needed+=(iperf3:iperf3 sysctl:procps java:default-jre-headless)
+[ "$want" = test ] && needed+=(iperf3:iperf3 sysctl:procps java:default-jre-headless etcd:etcd-server)
 
 missing=()
 for pair in "${needed[@]}"; do
@@ -53,6 +53,15 @@ if ! cmp -s requirements.lock "$stamp"; then
     $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
   fi
   cp requirements.lock "$stamp"
+fi
+
+# --- messages of etcd, generated ---------------------------------------------------------------------------------------
+messages=src/jumpvpn/runtime/stores/etcd
+described=$(cat $messages/jumpvpn_etcd.proto requirements.lock | sha256sum)
+if [ "$(cat $venv/.messages 2>/dev/null)" != "$described" ] || [ ! -e $messages/jumpvpn_etcd_pb2.py ]; then
+  $venv/bin/python -m grpc_tools.protoc -I $messages --python_out=$messages --pyi_out=$messages jumpvpn_etcd.proto \
+    || stop "the messages of etcd could not be generated; protoc's words are above"
+  printf '%s' "$described" >$venv/.messages
 fi
 
 # --- native module and package ----------------------------------------------------------------------------------------

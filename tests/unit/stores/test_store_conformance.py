@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from jumpvpn.runtime.journal import Journal, JournalFailed, export_outbox, read_lines
 from jumpvpn.runtime.stores.base import CommitResult, Store, StoreUnavailable, Write
+from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 
@@ -37,9 +38,17 @@ def a_write(version: int = 1, **changes: object) -> Write:
     return Write(**{**values, **changes})  # type: ignore[arg-type]
 
 
-@pytest_asyncio.fixture(params=["memory", "sqlite"])
+async def _opened(kind: str, request: pytest.FixtureRequest, folder: Path) -> Store:
+    if kind == "memory":
+        return MemoryStore()
+    if kind == "sqlite":
+        return await SqliteStore.open(folder / "s.db")
+    return await EtcdStore.open(request.getfixturevalue("etcd").config())
+
+
+@pytest_asyncio.fixture(params=["memory", "sqlite", "etcd"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else await SqliteStore.open(tmp_path / "s.db")
+    opened = await _opened(request.param, request, tmp_path)
     yield opened
     await opened.close()
 

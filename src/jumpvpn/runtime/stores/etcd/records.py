@@ -1,0 +1,161 @@
+"""Names and values of the store in etcd: strict on reading, so that foreign or damaged bytes are never taken for ours.
+
+Names, all below ``/jumpvpn/CLUSTER/``::
+
+    format                                      the version of this layout
+    live/SESSION, dead/SESSION                  one record; the terminated apart, so that listing stays cheap
+    device/KEY                                  newest handshake timestamp (ns), 8 bytes big-endian
+    outbox/NODE/SESSION.VERSION.WRITE-ID.COUNT  the event lines of one commit, until the node has exported them
+    held/NAME                                   what a lease holds
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable, Write
+
+FORMAT = b"1"
+LONGEST_LINES = 1 << 16  # of one commit: the index of a line has 16 bits in its number
+_MAGIC = b"JVS\x01"
+_DIGEST_BYTES = 8  # against damage, not against forgery: that is the seal's and the cluster key's work
+_TIMESTAMP_BYTES = 8
+
+
+class ForeignRecord(StoreUnavailable):
+    """Something under our names that this program did not write; nothing of it was used."""
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    session_id: bytes
+    version: int
+    state: str
+    epoch: int
+    body: bytes
+    sealed: bytes | None
+    chain: str
+    seq: int
+    head: str
+    write_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The keys of one cluster and node."""
+
+    cluster: str
+    node: str
+
+    @property
+    def root(self) -> bytes:
+        """What all keys begin with."""
+        return f"/jumpvpn/{self.cluster}/".encode()
+
+    @property
+    def format(self) -> bytes:
+        """The version of the layout."""
+        return self.root + b"format"
+
+    @property
+    def live(self) -> bytes:
+        """Prefix of sessions that are not terminated."""
+        return self.root + b"live/"
+
+    def live_session(self, session_id: bytes) -> bytes:
+        """A session that is not terminated."""
+        return self.live + session_id.hex().encode()
+
+    def dead_session(self, session_id: bytes) -> bytes:
+        """The same session once terminated."""
+        return self.root + b"dead/" + session_id.hex().encode()
+
+    def device(self, device: bytes) -> bytes:
+        """A device's newest timestamp."""
+        return self.root + b"device/" + device.hex().encode()
+
+    @property
+    def outbox(self) -> bytes:
+        """Prefix of this node's lines."""
+        return self.root + f"outbox/{self.node}/".encode()
+
+    def outbox_entry(self, write: Write) -> bytes:
+        """The lines of one commit; the name is unique to it, so its presence proves that the commit took place."""
+        commit = f"{write.session_id.hex()}.{write.version}.{write.write_id}.{len(write.lines)}"
+        return self.outbox + commit.encode()
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """The first key after all that begin with ``prefix``, which must not end in 0xff."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def encode_session(session: StoredSession) -> bytes:
+    """The value of ``live/`` and ``dead/``."""
+    record = _Record(*(getattr(session, field) for field in _Record.__struct_fields__))
+    packed = msgspec.msgpack.encode(record)
+    return _MAGIC + _digest(packed) + packed
+
+
+def decode_session(key: bytes, value: bytes) -> StoredSession:
+    """The record under ``key``. Raises ForeignRecord."""
+    packed = value[len(_MAGIC) + _DIGEST_BYTES :]
+    if not value.startswith(_MAGIC) or value[len(_MAGIC) : len(_MAGIC) + _DIGEST_BYTES] != _digest(packed):
+        raise _foreign(key, "a session record")
+    try:
+        record = msgspec.msgpack.decode(packed, type=_Record)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise _foreign(key, "a session record") from None
+    if key.rpartition(b"/")[2] != record.session_id.hex().encode():
+        raise _foreign(key, "the record of that session")
+    return StoredSession(*(getattr(record, field) for field in _Record.__struct_fields__))
+
+
+def encode_timestamp(timestamp: int) -> bytes:
+    """The value of ``device/``."""
+    return timestamp.to_bytes(_TIMESTAMP_BYTES, "big")
+
+
+def decode_timestamp(key: bytes, value: bytes) -> int:
+    """The timestamp (ns) under ``key``. Raises ForeignRecord."""
+    if len(value) != _TIMESTAMP_BYTES:
+        raise _foreign(key, "a timestamp of 8 bytes")
+    return int.from_bytes(value, "big")
+
+
+def encode_lines(lines: tuple[bytes, ...]) -> bytes:
+    """The value of ``outbox/``."""
+    return msgspec.msgpack.encode(lines)
+
+
+def decode_lines(key: bytes, value: bytes) -> list[bytes]:
+    """The lines under ``key``, as many as its name says. Raises ForeignRecord."""
+    try:
+        lines = msgspec.msgpack.decode(value, type=list[bytes])
+    except msgspec.MsgspecError:
+        raise _foreign(key, "event lines") from None
+    if len(lines) != lines_of(key):
+        raise _foreign(key, "as many event lines as its name says")
+    return lines
+
+
+def lines_of(key: bytes) -> int:
+    """How many lines the entry of this name has. Raises ForeignRecord."""
+    count = key.rpartition(b".")[2]
+    if not count.isdigit() or not 0 < int(count) <= LONGEST_LINES:
+        raise _foreign(key, "event lines")
+    return int(count)
+
+
+def _digest(packed: bytes) -> bytes:
+    return hashlib.sha256(packed).digest()[:_DIGEST_BYTES]
+
+
+def _foreign(key: bytes, expected: str) -> ForeignRecord:
+    shown = repr(key)[2:-1]
+    return ForeignRecord(
+        f"etcd: {shown} does not hold {expected}; something else writes below /jumpvpn/, or it is damaged: "
+        f"restore it, or remove it with 'etcdctl del {shown}'"
+    )
