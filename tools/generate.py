@@ -5,30 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jumpvpn.session.deadlines import CAUSE, POLICY_KEY, PRIORITY
+from jumpvpn.policy.model import Policy
+from jumpvpn.session.deadlines import CAUSE, POLICY_KEY, PRIORITY, cause_of, deadlines
 from jumpvpn.session.emissions import announced
+from jumpvpn.session.machine import birth
 from jumpvpn.session.reasons import MEANINGS, Reason
-from jumpvpn.session.state import State
+from jumpvpn.session.state import Attempt, AttemptKind, Role, State
 from jumpvpn.session.transitions import AFTER_TERMINATION, NOT_LISTED, TABLE, Row
+from jumpvpn.values import Instant, SessionId, TransportId
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = 1  # of transitions.json; raised when a reader of the old form would misread it
 NOTE = "<!-- Written by tools/generate.py from the code; `make check` compares. -->\n\n"
 LABEL_REASONS = 5  # a label of more lines hides the picture
 SEVERITIES = {1: "informational", 2: "low", 3: "medium", 4: "high", 5: "critical"}
-DEADLINE_REASONS = {
-    "lifetime": (Reason.SESSION_LIFETIME_EXCEEDED,),
-    "key_age": (Reason.KEY_EXPIRED,),
-    "handshake": (Reason.HANDSHAKE_TIMEOUT,),
-    "transport_ttl": (Reason.TRANSPORT_TTL_EXCEEDED,),
-    "episode": (Reason.EPISODE_BOUND_EXCEEDED,),
-    "volatile_dwell": (Reason.VOLATILE_PERSISTED,),
-    "recovery_window": (Reason.RECOVERY_WINDOW_EXCEEDED,),
-    "attempt": (Reason.REATTACH_TIMEOUT,),
-}
 
 
 def edges() -> list[tuple[State, State]]:
@@ -105,6 +99,7 @@ def reasons() -> str:
 
 def exported() -> str:
     """The table for readers that do not share our code (the auditor, other tools), as JSON."""
+    causes = _deadline_causes()
     table = {
         "format": FORMAT,
         "states": [state.value for state in State],
@@ -112,8 +107,7 @@ def exported() -> str:
         "rows": [_row_of(row) for row in (*TABLE, AFTER_TERMINATION, NOT_LISTED)],
         "priority": [{"event": event.__name__, "reasons": _values(_reasons_of(event))} for event in PRIORITY],
         "deadlines": [
-            {"name": name, "policy": key, "reasons": _values(DEADLINE_REASONS.get(name, ()))}
-            for name, key in POLICY_KEY.items()
+            {"name": name, "policy": key, "reasons": _values(causes[name])} for name, key in POLICY_KEY.items()
         ],
         "reasons": [
             {"reason": reason.value, "code": reason.code, "severity": meaning.severity, "meaning": meaning.text}
@@ -147,6 +141,16 @@ def _reasons_of(event: type) -> list[Reason]:
     """What an event can give as its cause: its own reason where it has one, else the fixed one."""
     own = [reason for row in TABLE if row.event is event and isinstance(row.reason, tuple) for reason in row.reasons]
     return list(dict.fromkeys(own or ([CAUSE[event]] if event in CAUSE else [])))
+
+
+def _deadline_causes() -> dict[str, tuple[Reason, ...]]:
+    """The reason that each deadline gives, asked of sessions for which all of them run; a warning gives none."""
+    at, transport = Instant(0), TransportId("")
+    born = birth(SessionId(bytes(16)), Role.CLIENT, Policy(), at, "").session
+    unbound = replace(born, transportless_at=at, episode_at=at, attempt=Attempt(AttemptKind.SWITCH, transport, at, at))
+    running = [d for state in State for d in deadlines(replace(unbound, state=state))]
+    causes = {deadline.name: cause_of(deadline.event) for deadline in running}
+    return {name: () if cause is None else (cause,) for name, cause in causes.items()}
 
 
 def _values(found: Iterable[Reason]) -> list[str]:
@@ -201,6 +205,7 @@ DOCUMENTS: dict[str, Callable[[], str]] = {
     "docs/reference/transitions.md": transitions,
     "docs/reference/reasons.md": reasons,
     "spec/generated/transitions.json": exported,
+    "src/jumpvpn/audit/transitions.json": exported,  # a link to the one above: the auditor's copy in the package
     "spec/tla/generated/SessionTable.tla": tla,
 }
 

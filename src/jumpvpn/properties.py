@@ -28,7 +28,7 @@ class Property(Enum):
     PAIRED = ("P-L6", "every attempt has a result; every wish to switch has a switch, a denial or a failure")
     EPOCH = ("P-C3", "epochs and owner epochs never fall; a binding never survives a change of owner")
     CHAIN = ("A-1", "no event is lost, altered or forked unseen")
-    POLICY_IN_FORCE = ("A-13", "every policy an event names was announced")
+    POLICY_IN_FORCE = ("A-13", "every policy in use was announced; a tighter one counts at once, a looser one later")
 
     def __init__(self, formal: str, text: str) -> None:
         self.formal = formal

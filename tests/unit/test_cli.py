@@ -90,7 +90,7 @@ def test_status_tells_state_budget_transports_and_losses() -> None:
         "switches 7 of 8 in 60 s",
         "hold-down 900 ms",
         "lifetime left 23 h 58 min",
-        "next rekey in 45.0 s",
+        "next rekey in 45 s",
         "12.3 ± 1.1 ms",
         "1.3 %",
         "max(100 ms, 2 RTT + 4 dev + 50 ms)",

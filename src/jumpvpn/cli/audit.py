@@ -50,8 +50,9 @@ def verify(
 ) -> None:
     """Check every chain and every session against all rules.
 
-    PASS: every rule holds and the chain is closed, or a signed checkpoint vouches for its head. FAIL: a rule is broken.
-    INCOMPLETE: something is missing, so it cannot be decided. Exit status: 0 all PASS; 1 any FAIL; 2 none fails, but
+    PASS: every rule holds and the chain is closed, or a signed checkpoint vouches for its head; with --checkpoints a
+    checkpoint has to vouch for what is closed, too. FAIL: a rule is broken. INCOMPLETE: something is missing, so it
+    cannot be decided. Exit status: 0 all PASS; 1 any FAIL; 2 none fails, but
     something is INCOMPLETE or unreadable, or the command line is wrong.
     """
     with reported():

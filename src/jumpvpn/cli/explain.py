@@ -15,17 +15,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from jumpvpn.cli import node
+from jumpvpn.cli.console import console
 from jumpvpn.cli.failures import TRACEBACK_VARIABLE, USAGE_FAILURE, Failure
-from jumpvpn.cli.show_status import STATE_STYLES
 from jumpvpn.config import load_either
 from jumpvpn.explain import text
 from jumpvpn.explain.explanation import Explanation, Source, explain, unborn
 from jumpvpn.explain.history import Collector, History, NoHistory, Seen, Wanted, survey
 from jumpvpn.explain.records import LONGEST_LINE, parse
+from jumpvpn.explain.styles import STATE_STYLES
 from jumpvpn.policy.units import parse_duration
 from jumpvpn.runtime.control import NotRunning
 from jumpvpn.values import MILLISECOND
@@ -298,13 +298,13 @@ def _clock(reference_ms: int | None) -> Callable[[int], str]:
 
 
 def _print(found: Explanation) -> None:
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    for line in text.lines(found, _clock(found.at_ms), min(console.width, WIDEST)):
+    out = console(PLAIN_WIDTH)
+    for line in text.lines(found, _clock(found.at_ms), min(out.width, WIDEST)):
         shown = Text()
         for words, style in line:
             shown.append(words, style=_STYLES.get(style, ""))
         shown.rstrip()
-        console.print(shown, soft_wrap=True, highlight=False)
+        out.print(shown, soft_wrap=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from jumpvpn.leaving import CLOSED_PIPE, INTERRUPTED, reader_is_gone, silence
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.runtime.control import ControlBusy, NotRunning, Refused
 from jumpvpn.runtime.errors import AlreadyRunning, KeyFileError, RtnlFailed, StartFailed
@@ -19,7 +20,6 @@ from jumpvpn.runtime.stores.base import StoreUnavailable
 
 RUN_FAILURE = 1
 USAGE_FAILURE = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TRACEBACK_VARIABLE = "JUMPVPN_TRACEBACK"
 LONGEST_WORDS = 200  # an unforeseen error may carry anything; one line is read by people
 
@@ -61,6 +61,9 @@ def reported() -> Iterator[None]:
     except PermissionError as error:
         fail(f"{_words(error)}; run as root or with CAP_NET_ADMIN")
     except _EXPECTED as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            silence()
+            raise SystemExit(CLOSED_PIPE) from None
         fail(_words(error))
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from jumpvpn.cli import audit, failures, node, replay, setup
 from jumpvpn.cli.failures import USAGE_FAILURE, Failure, reported
+from jumpvpn.leaving import CLOSED_PIPE, INTERRUPTED, nothing_left, silence
 
 commands = typer.Typer(
     name="jumpvpn",
@@ -36,9 +37,20 @@ SessionOption = Annotated[str | None, typer.Option("--session", help="Which sess
 def app() -> None:
     """Entry point: every error is one line on stderr and an exit code (2 usage or configuration, 1 while running)."""
     try:
+        _command()
+    except SystemExit as leaving:
+        cut_short = isinstance(leaving.__context__, BrokenPipeError)  # which typer turns into exit status 1
+        if cut_short or not nothing_left():
+            silence()
+            raise SystemExit(CLOSED_PIPE) from None
+        raise
+
+
+def _command() -> NoReturn:
+    try:
         code = commands(standalone_mode=False)
     except typer.Abort:
-        raise SystemExit(failures.INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     except typer.Exit as leaving:
         code = leaving.exit_code
     except typer.TyperException as error:

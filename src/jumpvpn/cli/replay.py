@@ -223,14 +223,19 @@ def dry_run(
 
     Exit status: 0 the comparison is shown; 1 the policy or the recording does not serve; 2 a file cannot be read.
     """
-    from jumpvpn.config import load_policy_of
+    from jumpvpn.config import load_policy_of, read_text
+    from jumpvpn.policy.problems import Rejected
     from jumpvpn.recording.dryrun import Unsuitable, compare
     from jumpvpn.recording.entries import BadRecording
     from jumpvpn.recording.replay import Difference
     from jumpvpn.recording.series import segments
 
     with reported():
-        policy = load_policy_of(file)
+        read_text(file)  # what cannot be read has no problems of its own
+        try:
+            policy = load_policy_of(file)
+        except Rejected as error:
+            raise Failure(str(error)) from None
         progress = Progress("inputs")
         try:
             found = segments(trace)

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jumpvpn.audit.auditor import Outcome, Report, Verdict
+from jumpvpn.audit.auditor.rules import counted
+from jumpvpn.audit.auditor.rules import spans as runs_of
 from jumpvpn.audit.auditor.stats import EndStats, Spread, Stats
 from jumpvpn.audit.auditor.timeline import LETTERS, Story, span
-from jumpvpn.cli.show_status import STATE_STYLES
+from jumpvpn.cli.console import Console, printable
+from jumpvpn.cli.console import console as console_of
+from jumpvpn.explain.styles import STATE_STYLES
 
 _STYLES = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.INCOMPLETE: "yellow"}
 _PASSES_SHOWN = 40  # sessions that are in order fill no screen; --json has a thousand of them
+_UNREADABLE_SHOWN = 10  # the first ones tell what it is; --json has 100
 _MOMENTS_SHOWN = 400
 _PLAIN_WIDTH = 160
 _BAR_MAX = 100
@@ -25,25 +29,26 @@ _BAR_MAX = 100
 
 def print_report(report: Report) -> None:
     """Verdicts, what is wrong, totals by rule."""
-    console = _console()
+    console = console_of(_PLAIN_WIDTH)
     for verdict in report.faults:
         _print_verdict(console, verdict)
     for verdict in report.passes[:_PASSES_SHOWN]:
         _print_verdict(console, verdict)
     hidden = report.counts[Outcome.PASS.value] - min(len(report.passes), _PASSES_SHOWN)
     if hidden > 0:
-        console.print(f"{'PASS':<10}  and {hidden} more chains", style="dim")
-    for what in report.unreadable:
-        console.print(Text.assemble(("UNREADABLE", "yellow"), f"  {what}"), soft_wrap=True)
-    more = report.unreadable_count - len(report.unreadable)
+        _say(console, f"{'PASS':<10}  and {counted(hidden, 'more chain')}", style="dim")
+    for what in report.unreadable[:_UNREADABLE_SHOWN]:
+        _say(console, Text.assemble(("UNREADABLE", "yellow"), f"  {what}"))
+    more = report.unreadable_count - min(len(report.unreadable), _UNREADABLE_SHOWN)
     if more:
-        console.print(f"            and {more} more unreadable lines")
+        _say(console, f"            and {counted(more, 'more unreadable line')}")
     console.print()
-    console.print(_rules(report))
-    console.print()
+    if report.events:
+        console.print(_rules(report))
+        console.print()
     for note in report.notes:
-        console.print(f"note: {note}", style="dim", soft_wrap=True)
-    console.print(_total(report), soft_wrap=True)
+        _say(console, f"note: {note}", style="dim")
+    _say(console, _total(report))
 
 
 def print_doubts(report: Report) -> None:
@@ -55,20 +60,20 @@ def print_doubts(report: Report) -> None:
 
 def print_stories(stories: Sequence[Story], not_told: int) -> None:
     """Each session: a bar of its states, then what happened."""
-    console = _console()
+    console = console_of(_PLAIN_WIDTH)
     for story in stories:
         _print_story(console, story)
     if not_told:
-        console.print(f"and {not_told} more sessions; name one with --session")
+        _say(console, f"and {counted(not_told, 'more session')}; name one with --session")
 
 
 def print_stats(stats: Stats) -> None:
     """Figures of both ends."""
-    console = _console()
+    console = console_of(_PLAIN_WIDTH)
     document = stats.as_json()
     rate = document["events_per_s"]
-    per_second = f", {rate:g} per second" if rate is not None else ""
-    console.print(f"{document['events_total']} events in {span(document['span_s'] * 1000)}{per_second}")
+    per_second = f", {rate:.3g} per second" if rate is not None else ""
+    _say(console, f"{counted(document['events_total'], 'event')} in {span(document['span_s'] * 1000)}{per_second}")
     for name, end in stats.ends.items():
         if end.sessions or end.entries:
             console.print()
@@ -80,24 +85,28 @@ def print_stats(stats: Stats) -> None:
 def _print_verdict(console: Console, verdict: Verdict) -> None:
     style = _STYLES[verdict.outcome]
     text = Text.assemble((f"{verdict.outcome.value:<10}", style), f"  {verdict.chain:<30}")
-    text.append(f"  {verdict.records:>6} records  {verdict.end}", style="dim")
+    records = "record " if verdict.records == 1 else "records"
+    text.append(f"  {verdict.records:>6} {records}  {verdict.end}", style="dim")
     if verdict.state is not None:
         text.append(f"  {verdict.state}", style=STATE_STYLES.get(verdict.state, ""))
         text.append(f" version {verdict.version}" + (f" {verdict.reason}" if verdict.reason else ""), style="dim")
-    console.print(text, soft_wrap=True)
-    for finding in verdict.findings:
-        where = f"{finding.rule.id:<5} {finding.promise.name:<18} {finding.chain}/{finding.seq}"
-        console.print(Text.assemble("            ", (where, "red"), f"  {finding.text}"), soft_wrap=True)
+    _say(console, text)
+    for finding, last in runs_of(verdict.findings):
+        place = f"{finding.chain}/{_range(finding.seq, last)}"
+        where = f"{finding.rule.id:<5} {finding.promise.name:<18} {place}"
+        _say(console, Text.assemble("            ", (where, "red"), f"  {finding.text}"))
     hidden = verdict.failures - len(verdict.findings)
     if hidden > 0:
-        console.print(f"            and {hidden} more", style="red")
+        _say(console, f"            and {hidden} more", style="red")
     for gap in verdict.gaps:
-        where = f"{gap.first}..{gap.last}" if gap.last > gap.first else str(gap.first or "")
-        console.print(
-            Text.assemble("            ", (f"gap {where}".rstrip(), "yellow"), f"  {gap.text}"), soft_wrap=True
-        )
+        where = f"gap {_range(gap.first, gap.last)}" if gap.first else "gap"
+        _say(console, Text.assemble("            ", (where, "yellow"), f"  {gap.text}"))
     for note in verdict.notes:
-        console.print(Text(f"            note: {note}", style="dim"), soft_wrap=True)
+        _say(console, f"            note: {note}", style="dim")
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first}..{last}" if last > first else str(first)
 
 
 def _rules(report: Report) -> Table:
@@ -120,11 +129,12 @@ def _rules(report: Report) -> Table:
 
 def _total(report: Report) -> Text:
     counts = ", ".join(f"{report.counts[o.value]} {o.value}" for o in Outcome if report.counts[o.value]) or "no chains"
-    text = Text.assemble((report.outcome.value, _STYLES[report.outcome]), f": {report.events} events, {counts}")
+    events = counted(report.events, "event")
+    text = Text.assemble((report.outcome.value, _STYLES[report.outcome]), f": {events}, {counts}")
     if report.unreadable_count:
         text.append(f", {report.unreadable_count} unreadable")
     repeats = report.repeats + report.old_repeats
-    return text.append(f", {repeats} repeated records" if repeats else "")
+    return text.append(f", {counted(repeats, 'repeated record')}" if repeats else "")
 
 
 def _print_story(console: Console, story: Story) -> None:
@@ -132,22 +142,24 @@ def _print_story(console: Console, story: Story) -> None:
     spans = story.all_spans()
     total = sum(part.length_ms or 0 for part in spans)
     title = Text.assemble((f"session {story.uid}", "bold"), f" as the {story.end} recorded it, {span(total)}")
-    console.print(title)
-    console.print(_bar(story, width))
-    console.print(Text(_clock(spans[0].start_ms) if spans else "", style="dim"))
-    facts = [f"transports {', '.join(story.transports) or 'none'}", f"{story.switches} switches"]
-    facts += [f"{story.denials} denials", f"owner epochs {', '.join(map(str, story.owners))}"]
+    _say(console, title)
+    _say(console, _bar(story, width))
+    if spans:
+        _say(console, f"  {_clock(spans[0].start_ms, '%Y-%m-%d %H:%M:%S')} {_zone(spans[0].start_ms)}", style="dim")
+    switches = counted(story.switches, "switch", "switches")
+    facts = [f"transports {', '.join(story.transports) or 'none'}", switches, counted(story.denials, "denial")]
+    facts.append(f"owner epoch{'s'[: len(story.owners) > 1]} {', '.join(map(str, story.owners))}")
     unsettled = sum(length for _, length in story.windows("VOLATILE", "RECOVERING", "DEGRADED"))
     facts += [f"unsettled for {span(unsettled)}"]
     facts.append(f"ended: {story.cause}" if story.cause else f"open in {spans[-1].state}" if spans else "")
-    console.print("; ".join(facts), soft_wrap=True)
+    _say(console, "; ".join(facts))
     for moment in story.moments[:_MOMENTS_SHOWN]:
         line = Text(f"  {_clock(moment.time_ms)}  {'+' + span(moment.since_ms):>14}  ", style="dim")
         line.append(moment.text, style=_moment_style(moment.event))
-        console.print(line.append(f"  [{moment.record}]", style="dim"), soft_wrap=True)
+        _say(console, line.append(f"  [{moment.record}]", style="dim"))
     hidden = len(story.moments) - _MOMENTS_SHOWN + story.dropped
     if hidden > 0:
-        console.print(f"  and {hidden} more; --json has them", style="dim")
+        _say(console, f"  and {hidden} more; --json has them", style="dim")
     console.print()
 
 
@@ -167,11 +179,8 @@ def _moment_style(event: str) -> str:
 def _print_end(console: Console, name: str, end: EndStats) -> None:
     minutes = end.live_ms / 60_000
     rate = f", {end.switches / minutes:.2f} per minute" if minutes else ""
-    console.print(
-        Text.assemble(
-            (name, "bold"), f": {end.sessions} sessions, {end.switches} switches{rate}, {end.attempts} attempts"
-        )
-    )
+    sessions, switches = counted(end.sessions, "session"), counted(end.switches, "switch", "switches")
+    _say(console, Text.assemble((name, "bold"), f": {sessions}, {switches}{rate}, {counted(end.attempts, 'attempt')}"))
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("", "count", "p50 ms", "p95 ms", "p99 ms", "max ms"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -183,13 +192,13 @@ def _print_end(console: Console, name: str, end: EndStats) -> None:
     for heading, counter in (("denials", end.denials), ("ends", end.terminations)):
         if counter:
             told = ", ".join(f"{reason} {count}" for reason, count in counter.most_common())
-            console.print(f"{heading}: {told}", soft_wrap=True)
+            _say(console, f"{heading}: {told}")
 
 
 def _add_spread(table: Table, label: str, values: Spread) -> None:
     found = values.as_json()
     cells = ["-" if found[key] is None else f"{found[key]:g}" for key in ("p50", "p95", "p99", "max")]
-    table.add_row(label, str(values.count), *cells)
+    table.add_row(Text(printable(label)), str(values.count), *cells)
 
 
 def _counts(heading: str, counts: dict[str, Any]) -> Table:
@@ -197,17 +206,29 @@ def _counts(heading: str, counts: dict[str, Any]) -> Table:
     table.add_column(heading)
     table.add_column("count", justify="right")
     for name, count in counts.items():
-        table.add_row(name, str(count))
+        table.add_row(Text(printable(name)), str(count))
     return table
 
 
-def _clock(time_ms: int) -> str:
+def _clock(time_ms: int, form: str = "%H:%M:%S") -> str:
+    moment = _local(time_ms)
+    return "--:--:--.---" if moment is None else f"{moment:{form}}.{time_ms % 1000:03d}"
+
+
+def _zone(time_ms: int) -> str:
+    moment = _local(time_ms)
+    return "" if moment is None else f"{moment:%Z}"
+
+
+def _local(time_ms: int) -> datetime | None:
     try:
-        moment = datetime.fromtimestamp(time_ms / 1000, tz=UTC).astimezone()
+        return datetime.fromtimestamp(time_ms / 1000, tz=UTC).astimezone()
     except (OverflowError, OSError, ValueError):  # a hostile record may tell any time
-        return "--:--:--.---"
-    return f"{moment:%H:%M:%S}.{time_ms % 1000:03d}"
+        return None
 
 
-def _console() -> Console:
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, highlight=False)
+def _say(console: Console, text: Text | str, *, style: str = "") -> None:
+    """One line, of which nothing is an order to the terminal."""
+    line = text if isinstance(text, Text) else Text(text, style=style)
+    line.plain = printable(line.plain)
+    console.print(line, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from jumpvpn.cli.show_status import STATE_STYLES
+from jumpvpn.explain.styles import STATE_STYLES
 
 _SEVERITY_STYLES = {1: "", 2: "", 3: "yellow", 4: "red", 5: "bold white on red"}
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jumpvpn.audit.auditor.rules import counted
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.policy.units import format_duration
 from jumpvpn.values import MILLISECOND, Now
@@ -66,7 +67,8 @@ def part_words(segment: Segment, run: Replay) -> Iterator[str]:
     if header.missed:
         yield f"  {header.missed} inputs before it were not recorded: a commit was under way when a file was full"
     yield (
-        f"  {counts.inputs} inputs, {counts.turns} turns, {counts.commits} commits, {counts.events} events in "
+        f"  {counted(counts.inputs, 'input')}, {counted(counts.turns, 'turn')}, {counted(counts.commits, 'commit')}, "
+        f"{counted(counts.events, 'event')} in "
         f"{format_duration(_spent(run) // MILLISECOND * MILLISECOND)}"
     )
     yield f"  inputs: {', '.join(f'{kind} {count}' for kind, count in counts.by_input.most_common()) or 'none'}"

@@ -11,24 +11,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from jumpvpn.explain import units
+from jumpvpn.explain.styles import STATE_STYLES, TRANSPORT_STYLES
+
 Document = Mapping[str, Any]
 
-STATE_STYLES = {
-    "BIRTH": "cyan",
-    "ATTACHED": "bold green",
-    "VOLATILE": "bold yellow",
-    "RECOVERING": "bold magenta",
-    "DEGRADED": "bold red",
-    "TERMINATED": "bold white on red",
-}
-TRANSPORT_STYLES = {
-    "active": "bold green",
-    "standby": "green",
-    "candidate": "cyan",
-    "silent": "yellow",
-    "dead": "red",
-    "suppressed": "dim",
-}
 _NOTHING = "–"
 _LEAST_INTERESTING_LOSS = 0.005
 # A budget is shown in red from here on: the next step spends the last of it.
@@ -50,19 +37,8 @@ def status_view(document: Document) -> RenderableType:
 
 
 def span(milliseconds: float | None) -> str:
-    """A length of time in two units at most: ``85 ms``, ``3.4 s``, ``12 min 5 s``, ``23 h 59 min``."""
-    if milliseconds is None:
-        return _NOTHING
-    if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+    """A length of time as people say it; a dash for what is not known."""
+    return _NOTHING if milliseconds is None else units.span(milliseconds)
 
 
 def amount(size: float | None) -> str:

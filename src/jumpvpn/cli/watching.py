@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from jumpvpn.cli.console import Console
 from jumpvpn.cli.failures import Failure
 from jumpvpn.cli.node import with_node
 from jumpvpn.cli.show_event import event_line

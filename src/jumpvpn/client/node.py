@@ -10,7 +10,7 @@ import ipaddress
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from jumpvpn.client.executor import ClientExecutor
@@ -78,7 +78,7 @@ class ClientNode:
         keys = CheckpointKeys.open(config.state_dir, config.name, "client", config.events)
         tape = node.start_recording(config.recording, self._engine, stack)
         recorder = Recorder.create(config.name, "client", events, MemoryStore(), self._policy, keys, tape)
-        control = ControlServer(config.control, self._commands(), {"events": self._follow})
+        control = ControlServer(config.control, self._commands(), {"events": journal.stream(config.events)})
         await control.start()
         stack.push_async_callback(control.close)
         plane = self._plane(key, owner)
@@ -241,10 +241,6 @@ class ClientNode:
         if refusal is not None:
             raise Refused(_refusal_text(match[0], refusal), refusal[0])
         return {"switching_to": match[0]}
-
-    async def _follow(self, args: Any) -> AsyncIterator[Any]:
-        async for line in journal.follow(self._config.events, from_start=bool(args.get("from_start", False))):
-            yield line.decode("utf-8").rstrip("\n")
 
     # --- ends --------------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,11 @@ from jumpvpn.policy.selection import Candidate
 from jumpvpn.session.state import Session
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import MILLISECOND, SECOND, Instant, TransportId, later
+from jumpvpn.values import SECOND, Instant, TransportId, later
 
 BIRTH_PATH = 0  # wire format: the transport of the handshake is path 0 of epoch 1
 PATHS_PER_EPOCH = 8  # wire format: a path index names one candidate instance in one epoch
 REOPEN_WAIT = SECOND  # a socket that failed here is opened anew that much later: an address may still be tentative
-RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core
 
 
 class TransportBook:
@@ -174,7 +173,7 @@ class TransportBook:
             return []
         wanted = liveness_of(session.policy, transport.rtt_ns, transport.rtt_dev_ns)
         known = self._liveness.get(transport.id)
-        if known is not None and known.close_to(wanted, RETUNE_STEP):
+        if known is not None and known.close_to(wanted):
             return []
         self._liveness[transport.id] = wanted
         return [wanted.order(session.uid, transport.id)]

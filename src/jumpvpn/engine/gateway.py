@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from jumpvpn.engine import gateway_plans as plans
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
-from jumpvpn.engine.liveness import Liveness, liveness_of, silence_reason
+from jumpvpn.engine.liveness import silence_reason
 from jumpvpn.engine.outputs import Output, Secret
+from jumpvpn.engine.place import Place
 from jumpvpn.engine.seat import Seat, Turn
 from jumpvpn.policy.model import Policy
-from jumpvpn.policy.selection import Budget
 from jumpvpn.session import effects as fx
 from jumpvpn.session import events as ev
 from jumpvpn.session.machine import birth
@@ -19,34 +19,12 @@ from jumpvpn.session.reasons import Reason, reason_of_code
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.validation import ReattachRequest, Verdict, validate
 from jumpvpn.transports import state as transport_facts
-from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Instant, Now, TransportId, later
+from jumpvpn.transports.state import Transport
+from jumpvpn.values import MILLISECOND, DomainEvent, Instant, Now, TransportId
 
-CHALLENGE_AGAIN = SECOND  # while DEGRADED, an incumbent that fell silent is asked that often whether it is back
-RETUNE_STEP = 5 * MILLISECOND
 UNBOUND = (out.ChallengeReattach, out.RefuseReattach, out.TuneLiveness)  # orders that depend on no commit
 
 BIRTH_TRANSPORT = TransportId("path0/udp")  # wire format: the transport of the handshake is path 0
-
-
-@dataclass(slots=True)
-class Place:
-    """One session at the gateway: its seat, its device, and the client's paths as seen from here.
-
-    ``owner_epoch`` is the incarnation that this process must record before it acts for a session of before it.
-    ``asked_age_ms`` is the newest age (ms) that a request of the client named: an older one could be a copy.
-    """
-
-    seat: Seat
-    device: bytes = field(repr=False)
-    birth_peer: str = ""
-    transports: dict[TransportId, Transport] = field(default_factory=dict)
-    liveness: dict[TransportId, Liveness] = field(default_factory=dict)
-    request: int | None = None  # the reattach request that the pending turn grants
-    granted: Transport | None = None  # the granted transport as it was before: a commit that fails leaves it so
-    owner_epoch: int = 0
-    asked_age_ms: int = 0
-    challenged_at: Instant = Instant(0)
 
 
 class GatewayEngine:
@@ -85,7 +63,7 @@ class GatewayEngine:
 
     def next_wakeup(self) -> Instant | None:
         """When the engine wants a ``Tick`` although nothing happened."""
-        return min((at for place in self.places.values() for at in self._moments(place)), default=None)
+        return min((at for place in self.places.values() for at in plans.moments(place)), default=None)
 
     # --- births ------------------------------------------------------------------------------------------------------
 
@@ -127,7 +105,7 @@ class GatewayEngine:
         if rival is None or rival.born_at < session.born_at:
             self._by_device[restored.device_key] = session.uid
         if session.incumbent is not None:
-            self._see(place, session.incumbent, session.binding.peer if session.binding is not None else "", now.boot)
+            place.see(session.incumbent, session.binding.peer if session.binding is not None else "", now.boot)
         return self._for_place(place, inp.Tick(), now)
 
     # --- inputs ------------------------------------------------------------------------------------------------------
@@ -166,14 +144,14 @@ class GatewayEngine:
                 turn.feed()
 
     def _epoch_proved(self, place: Place, fact: inp.EpochProved, turn: Turn) -> None:
-        self._see(place, fact.transport, fact.peer, turn.now)
+        place.see(fact.transport, fact.peer, turn.now)
         if turn.session.state is State.BIRTH:
             # The client could use our keys, so our answer reached the handshake's address: that one is bound, whichever
             # of the client's paths was the first to be heard.
-            born = self._see(place, BIRTH_TRANSPORT, place.birth_peer, turn.now)
-            place.transports[born.id] = transport_facts.validated(born, place.birth_peer, 0, turn.now)
+            born = place.see(BIRTH_TRANSPORT, place.birth_peer, turn.now)
+            place.validate(born, place.birth_peer, 0, turn.now)
             turn.feed(ev.HandshakeCompleted(born.id, place.birth_peer, fact.epoch))
-            turn.outputs += self._tune(place, born.id, turn)
+            turn.outputs += place.tune(born.id, turn.session)
         else:
             turn.feed()
 
@@ -199,9 +177,9 @@ class GatewayEngine:
             place.asked_age_ms = max(place.asked_age_ms, min(asked.age_ms, latest))
 
     def _grant(self, place: Place, asked: inp.ReattachAsked, request: ReattachRequest, turn: Turn) -> None:
-        known = self._see(place, asked.transport, asked.peer, turn.now)
+        known = place.see(asked.transport, asked.peer, turn.now)
         place.granted = known
-        place.transports[known.id] = transport_facts.validated(known, asked.peer, known.rtt_ns, turn.now)
+        place.validate(known, asked.peer, known.rtt_ns, turn.now)
         accepted = ev.ReattachAccepted(asked.transport, asked.peer, asked.epoch, asked.nonce_id, request.cause)
         turn.feed(accepted)
         if turn.session.state is State.ATTACHED and turn.session.epoch == asked.epoch:
@@ -227,20 +205,20 @@ class GatewayEngine:
         return [out.Emit((event,)), refuse]
 
     def _path_validated(self, place: Place, fact: inp.PathValidated, turn: Turn) -> None:
-        known = self._see(place, fact.transport, fact.peer, turn.now)
-        place.transports[known.id] = transport_facts.validated(known, fact.peer, fact.rtt_ns, turn.now)
-        turn.outputs += self._tune(place, known.id, turn)
+        known = place.see(fact.transport, fact.peer, turn.now)
+        place.validate(known, fact.peer, fact.rtt_ns, turn.now)
+        turn.outputs += place.tune(known.id, turn.session)
         self._return_by(fact, turn, known)
         attempt = turn.session.attempt
         if (
             attempt is None
             or attempt.transport != fact.transport
-            or _asked_address(turn.session) not in (None, fact.peer)
+            or plans.asked_address(turn.session) not in (None, fact.peer)
         ):
             turn.feed()
         elif attempt.kind is AttemptKind.REVALIDATE:
             turn.feed(ev.IncumbentRevalidated(fact.transport, fact.peer, fact.rtt_ns))
-        elif self._may_rebind(turn.session, turn.now):
+        elif plans.may_rebind(turn.session, turn.now):
             turn.feed(ev.RebindingValidated(fact.transport, fact.peer, fact.rtt_ns))
         else:
             turn.feed(ev.SwitchDenied(Reason.SWITCH_RATE_LIMITED, {"to_id": fact.transport, "rule": "rebinding"}))
@@ -256,11 +234,11 @@ class GatewayEngine:
         elif bound is None and session.state is State.DEGRADED:
             turn.feed(ev.ConditionMet(fact.transport, "incumbent_answers"))
             if turn.session.state is State.RECOVERING:
-                turn.feed(self._attempt(turn.session, AttemptKind.REVALIDATE, fact.transport, turn.now))
+                turn.feed(plans.attempt(turn.session, AttemptKind.REVALIDATE, fact.transport, turn.now))
 
     def _return_elsewhere(self, fact: inp.PathValidated, old: str, turn: Turn) -> None:
         """The bound transport answers from a new address: that is a rebinding, whatever was being proved."""
-        if not self._may_rebind(turn.session, turn.now):
+        if not plans.may_rebind(turn.session, turn.now):
             return
         if turn.session.state in (State.ATTACHED, State.VOLATILE):
             turn.feed(ev.PeerAddressChanged(fact.transport, old, fact.peer))
@@ -270,20 +248,17 @@ class GatewayEngine:
         if attempt is not None and attempt.transport == fact.transport and attempt.peer != fact.peer:
             turn.feed(ev.AttemptFailed(attempt.transport, Reason.NAT_REBINDING))
         if turn.session.state is State.RECOVERING and turn.session.attempt is None:
-            turn.feed(self._attempt(turn.session, AttemptKind.REBIND, fact.transport, turn.now, fact.peer))
-
-    def _may_rebind(self, session: Session, now: Instant) -> bool:
-        return Budget(session.switches, None).used(now) < session.policy.switching.max_per_minute
+            turn.feed(plans.attempt(turn.session, AttemptKind.REBIND, fact.transport, turn.now, fact.peer))
 
     def _path_measured(self, place: Place, fact: inp.PathMeasured, turn: Turn) -> None:
-        known = self._see(place, fact.transport, "", turn.now)
+        known = place.see(fact.transport, "", turn.now)
         updated = transport_facts.measured(known, fact.rtt_ns, fact.rtt_dev_ns, fact.loss_up, fact.loss_down)
         place.transports[known.id] = updated
-        turn.outputs += self._tune(place, known.id, turn)
+        turn.outputs += place.tune(known.id, turn.session)
         turn.feed()
 
     def _liveness_fact(self, place: Place, fact: Any, turn: Turn) -> None:
-        known = self._see(place, fact.transport, "", turn.now)
+        known = place.see(fact.transport, "", turn.now)
         now, switching = turn.now, turn.session.policy.switching
         match fact:
             case inp.PathSilent():
@@ -325,107 +300,24 @@ class GatewayEngine:
     def _tick(self, now: Now) -> list[Output]:
         outputs: list[Output] = []
         for place in list(self.places.values()):
-            if any(now.boot >= at for at in self._moments(place)):
+            if any(now.boot >= at for at in plans.moments(place)):
                 outputs += self._for_place(place, inp.Tick(), now)
         return outputs
 
-    # --- plans -------------------------------------------------------------------------------------------------------
+    # --- turns -------------------------------------------------------------------------------------------------------
 
     def _finish(self, place: Place, turn: Turn) -> list[Output]:
-        while (event := self._plan(place, turn)) is not None:
+        while (event := self._next_event(place, turn)) is not None:
             turn.follow(event)
-        self._challenge_silent(place, turn)
+        plans.challenge_silent(place, turn)
         orders = [order for effect in turn.effects for order in self._order(place, effect, turn)]
         return place.seat.close(turn, orders)
 
-    def _plan(self, place: Place, turn: Turn) -> ev.Event | None:
-        """The one event that follows from the present facts. What a failed commit undid, follows again."""
-        session = turn.session
-        if not session.state.live:
-            return None
-        self._doubt_unanswered(place, turn)
-        if self._by_device.get(place.device, session.uid) != session.uid:
-            return ev.CloseRequested(Reason.DEVICE_SUPERSEDED)
-        if place.owner_epoch > session.owner_epoch:
-            if session.state is State.BIRTH:
-                return ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
-            return ev.OwnerChanged(place.owner_epoch)
-        bound = session.binding
-        known = place.transports.get(bound.transport) if bound is not None else None
-        if known is not None and known.condition is Condition.DEAD:
-            return ev.TransportDied(known.id, "silence")
-        return self._state_plan(place, session, known, turn.now)
-
-    def _state_plan(self, place: Place, session: Session, bound: Transport | None, now: Instant) -> ev.Event | None:
-        if session.state is State.ATTACHED and bound is not None and bound.condition is Condition.SILENT:
-            return ev.InstabilitySeen(bound.id, Reason.PROBE_TIMEOUT)
-        if session.state is State.VOLATILE:
-            if session.binding is None:
-                assert session.incumbent is not None
-                return ev.TransportDied(session.incumbent, "binding_cleared")
-            due = self.stable_at(place, session)
-            return ev.TransportStabilized(session.binding.transport) if due is not None and now >= due else None
-        if session.state is State.RECOVERING and session.attempt is None:
-            return self._next_attempt(place, session, now)
-        incumbent = place.transports.get(session.incumbent) if session.incumbent is not None else None
-        if session.state is State.DEGRADED and incumbent is not None and incumbent.validated:
-            return ev.ConditionMet(incumbent.id, "incumbent_stable")
-        return None
-
-    def _doubt_unanswered(self, place: Place, turn: Turn) -> None:
-        """A challenge that ran out of time is silence: the transport has to answer before it is asked again."""
-        while turn.unanswered:
-            known = place.transports.get(turn.unanswered.pop().transport)
-            if known is not None:
-                place.transports[known.id] = transport_facts.fell_silent(known, turn.now)
-
-    def _challenge_silent(self, place: Place, turn: Turn) -> None:
-        due = self.challenge_due(place, turn.session)
-        if due is not None and turn.now >= due:
-            assert turn.session.incumbent is not None
-            place.challenged_at = turn.now
-            turn.outputs.append(out.ChallengePath(turn.session.uid, turn.session.incumbent))
-
-    def challenge_due(self, place: Place, session: Session) -> Instant | None:
-        """When a silent incumbent is asked again, while DEGRADED waits; never before this process had its keys."""
-        if session.state is not State.DEGRADED or session.incumbent is None:
-            return None
-        known = place.transports.get(session.incumbent)
-        if known is None or known.validated or known.validated_at is None:
-            return None
-        return later(place.challenged_at, CHALLENGE_AGAIN)
-
-    def _next_attempt(self, place: Place, session: Session, now: Instant) -> ev.Event:
-        """The gateway never moves a session by itself: it lets the incumbent prove itself, or waits for the client."""
-        wish = session.want
-        if wish is not None and wish.kind is AttemptKind.REBIND and wish.target not in session.tried:
-            assert wish.target is not None
-            return self._attempt(session, AttemptKind.REBIND, wish.target, now, wish.peer)
-        known = place.transports.get(session.incumbent) if session.incumbent is not None else None
-        if known is not None and known.id not in session.tried and (session.binding is not None or known.validated):
-            return self._attempt(session, AttemptKind.REVALIDATE, known.id, now)
-        return ev.NoCandidate(len(place.transports))
-
-    def _attempt(
-        self, session: Session, kind: AttemptKind, transport: TransportId, now: Instant, peer: str | None = None
-    ) -> ev.AttemptStarted:
-        limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
-        return ev.AttemptStarted(kind, transport, later(now, limit), peer)
-
-    def stable_at(self, place: Place, session: Session) -> Instant | None:
-        """When the incumbent will have been good for the stability window, or None."""
-        if session.state is not State.VOLATILE or session.binding is None:
-            return None
-        known = place.transports.get(session.binding.transport)
-        if known is None or not known.validated:
-            return None
-        window = session.policy.volatility.stability_after(len(session.volatile_entries))
-        return later(max(known.since, session.entered_at), window)
-
-    def _moments(self, place: Place) -> list[Instant]:
-        session = place.seat.session
-        waits = (self.stable_at(place, session), self.challenge_due(place, session))
-        return place.seat.wakeups([at for at in waits if at is not None])
+    def _next_event(self, place: Place, turn: Turn) -> ev.Event | None:
+        if turn.session.state.live:
+            plans.doubt_unanswered(place, turn)
+        superseded = self._by_device.get(place.device, turn.session.uid) != turn.session.uid
+        return plans.next_event(place, turn.session, turn.now, superseded=superseded)
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -450,26 +342,9 @@ class GatewayEngine:
             request, place.request = place.request, None
             return [
                 out.GrantReattach(request, uid, int(turn.session.version)),
-                *self._tune(place, effect.transport, turn),
+                *place.tune(effect.transport, turn.session),
             ]
         return [out.Activate(uid, effect.transport, effect.peer)]
-
-    def _tune(self, place: Place, transport: TransportId, turn: Turn) -> list[Output]:
-        known = place.transports[transport]
-        wanted = liveness_of(turn.session.policy, known.rtt_ns, known.rtt_dev_ns)
-        before = place.liveness.get(transport)
-        if before is not None and before.close_to(wanted, RETUNE_STEP):
-            return []
-        place.liveness[transport] = wanted
-        return [wanted.order(turn.session.uid, transport)]
-
-    def _see(self, place: Place, transport: TransportId, peer: str, now: Instant) -> Transport:
-        """The client's path as known here; a path never seen before begins as a candidate."""
-        known = place.transports.get(transport)
-        if known is None:
-            known = Transport(transport, "", "udp", "", peer, since=now, condition=Condition.CANDIDATE)
-            place.transports[transport] = known
-        return known
 
     # --- commits -----------------------------------------------------------------------------------------------------
 
@@ -526,13 +401,6 @@ class GatewayEngine:
         place = self.places.pop(uid, None)
         if place is not None and self._by_device.get(place.device) == uid:
             del self._by_device[place.device]
-
-
-def _asked_address(session: Session) -> str | None:
-    """The address that the running attempt challenges, or None if any will do: nothing is bound."""
-    if session.attempt is not None and session.attempt.peer is not None:
-        return session.attempt.peer
-    return session.binding.peer if session.binding is not None else None
 
 
 def _age_ms(session: Session, now: Instant) -> int:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from jumpvpn.engine.outputs import TuneLiveness
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
-from jumpvpn.values import SECOND, TransportId
+from jumpvpn.values import MILLISECOND, SECOND, TransportId
 
 INITIAL_SILENCE = SECOND  # before the first measurement, as the initial RTO of RFC 6298
+RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core
+CHALLENGE_AGAIN = SECOND  # while DEGRADED, a transport that fell silent is asked that often whether it is back
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Liveness:
     dead_factor: int
     loss_window: int
 
-    def close_to(self, other: Liveness, step: int) -> bool:
+    def close_to(self, other: Liveness, step: int = RETUNE_STEP) -> bool:
         """Whether the change is too small to act on."""
         return replace(self, silence_busy=0) == replace(other, silence_busy=0) and (
             abs(self.silence_busy - other.silence_busy) < step

@@ -13,8 +13,10 @@ from typing import Any
 
 from jumpvpn.engine.book import TransportBook
 from jumpvpn.engine.client import ClientEngine
-from jumpvpn.engine.gateway import GatewayEngine, Place
+from jumpvpn.engine.gateway import GatewayEngine
+from jumpvpn.engine.gateway_plans import challenge_due, stable_at
 from jumpvpn.engine.liveness import Liveness
+from jumpvpn.engine.place import Place
 from jumpvpn.engine.plans import Plans
 from jumpvpn.engine.seat import Seat
 from jumpvpn.policy.model import Policy
@@ -50,7 +52,7 @@ def of_gateway(engine: GatewayEngine, wanted: str, now: Instant) -> Facts:
     """As ``of_client``, of the one live session whose uid begins with ``wanted``; None if there is not exactly one."""
     found = [uid for uid in sorted(engine.places) if uid.startswith(wanted)]
     known = [_name(engine.places[uid].seat.session) for uid in (found or sorted(engine.places))[:KNOWN_MAX]]
-    facts = _gateway_session(engine, engine.places[found[0]], now) if len(found) == 1 else None
+    facts = _gateway_session(engine.places[found[0]], now) if len(found) == 1 else None
     return {"known": known, "matches": len(found), "session": facts}
 
 
@@ -299,9 +301,9 @@ def _after(moments: Iterable[Instant], at: Instant) -> Instant | None:
 # --- the gateway -----------------------------------------------------------------------------------------------------
 
 
-def _gateway_session(engine: GatewayEngine, place: Place, now: Instant) -> Facts:
+def _gateway_session(place: Place, now: Instant) -> Facts:
     session = place.seat.session
-    stable, challenge = engine.stable_at(place, session), engine.challenge_due(place, session)
+    stable, challenge = stable_at(place, session), challenge_due(place, session)
     waits = [_wait("stable", stable, now, transport=session.incumbent)] if session.state is State.VOLATILE else []
     if challenge is not None:
         waits.append(_wait("challenge", max(now, challenge), now, transport=session.incumbent))

@@ -7,6 +7,7 @@ from typing import Any
 
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.book import TransportBook
+from jumpvpn.engine.liveness import CHALLENGE_AGAIN
 from jumpvpn.engine.seat import Turn
 from jumpvpn.policy.model import Policy
 from jumpvpn.policy.selection import Budget, Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
@@ -19,7 +20,6 @@ from jumpvpn.values import MINUTE, SECOND, Instant, TransportId, later, millisec
 
 DENIAL_WAIT = 5 * SECOND  # a gateway that denied is not asked again at once; doubled for each further denial
 DENIAL_WAIT_MAX = MINUTE  # after that long its switch budget is free again
-CHALLENGE_AGAIN = SECOND  # while DEGRADED, transports that fell silent are asked that often whether they are back
 PROMPT_TRIES = 2  # attempts without patience; once more transports that answered failed, wait 2, 4, 8 ... s
 BLIND_WAIT = 4 * SECOND  # doubled per attempt: then even a transport that answers no probe is tried, because a gateway
 # whose confirmation was lost has moved on to an epoch in which it cannot open our probes

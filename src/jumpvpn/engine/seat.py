@@ -39,7 +39,9 @@ class Turn:
     def feed(self, *events: Event) -> None:
         """Apply simultaneous events, highest priority first, together with the deadlines that have passed.
 
-        A deadline that an event moved into the past (a tightened policy) counts in the same turn.
+        A deadline that an event moved into the past (a tightened policy) counts in the same turn. It ends: each event
+        given is applied once; of the deadlines a warning is counted (policy has 8 at most), any other one ends the
+        session, its stay or its attempt, and a stay that begins has its deadlines ahead of it.
         """
         due = by_priority((*reached_deadlines(self.session, self.now), *events))
         while due:

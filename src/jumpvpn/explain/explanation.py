@@ -23,6 +23,7 @@ RECENT_MS = 600_000  # an incident is still asked about that long after it ended
 STEPS_MAX = 16  # what fits half a screen; the rest is in the events
 STEPS_SETTLED = 8  # when all is well again
 LATER_MAX = 4  # what happened next is told as far as the next settled state
+_NOTHING_KNOWN = "selection: no transport is known yet"
 _HEALTHY = ("good", "candidate")
 _ROUTINE = frozenset({"session.created", "key.rotated"})  # they go with every healthy session and explain nothing
 _NOTABLE = frozenset(
@@ -291,7 +292,7 @@ def _decision(decision: Mapping[str, Any], facts: Mapping[str, Any], name: Name)
         return f"selection: {name(decision['transport'])}: {rule}"
     if decision["kind"] == "nothing":
         known = len(facts["candidates"])
-        return f"selection: {count(known, 'transport')} known, none of them usable"
+        return f"selection: {count(known, 'transport')} known, none of them usable" if known else _NOTHING_KNOWN
     if detail.get("rule") == words.BY_GATEWAY:
         return f"selection: waits: {words.RULES[words.BY_GATEWAY]}"
     figures = words.measured(detail)

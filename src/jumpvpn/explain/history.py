@@ -150,11 +150,14 @@ class Collector:
             raise NoHistory(self._missing())
         mine = {r.node for r in (*self._newest.values(), *self._oldest) if r.chain == self.chain}
         records = [r for r in (*reversed(self._oldest), *reversed(self._newest.values())) if self._belongs(r, mine)]
-        later = [r for r in reversed(self._later) if self._belongs(r, mine)]
+        known = {record.ref for record in records}
+        later = [r for r in reversed(self._later) if self._belongs(r, mine) and r.ref not in known]
         if not any(record.mutates for record in records):
             raise NoHistory(self._missing())
         while later and _same_row(later[0], self.moment):  # what one row made is one moment
             records.append(later.pop(0))
+            if records[-1].transport and _tells(records[-1]):
+                self._transports[records[-1].transport] = records[-1]
         return History(
             uid=self.wanted.uid, moment=self.moment, records=tuple(records), later=tuple(later), created=self.created,
             bounds=self.bounds or {}, body=self.body, transports=dict(self._transports),
@@ -171,10 +174,28 @@ class Collector:
         if self.moment is None and not self._is_moment(record):
             self._later.append(record)
             return
+        if self.moment is not None and record.ref == self.moment.ref:
+            self._begin_again()
         self.moment = self.moment or record
         if not self._well:
             self._keep(record)
         self._note(record)
+
+    def _begin_again(self) -> None:
+        """The moment's record stands in the log twice; the older copy, which is read now, is in the right place."""
+        assert self.moment is not None, "there is a moment that is repeated"
+        between = [r for r in self._newest.values() if r.ref != self.moment.ref]
+        kept: dict[str, Record] = {}
+        for record in (*self._later, *between):
+            if record.chain != self.chain or record.seq > self.moment.seq or self.moment.chain != self.chain:
+                kept.pop(record.ref, None)
+                kept[record.ref] = record
+        self._later = deque(kept.values(), maxlen=LATER_KEPT)
+        for seen in (self._newest, self._oldest, self._transports, self._switches):
+            seen.clear()
+        self.bounds = self.body = self.created = None
+        self._episode_begun = self._well = False
+        self._kept = 0
 
     def _is_moment(self, record: Record) -> bool:
         wanted = self.wanted

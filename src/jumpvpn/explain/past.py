@@ -74,7 +74,10 @@ def _since(start: Instant | None, now: Instant) -> float | None:
 def _candidates(history: History, session: Session) -> list[Facts]:
     """Each transport by the newest event about it."""
     found = []
+    begun = _process_begun(history)
     for transport, record in sorted(history.transports.items()):
+        if begun is not None and ago_ns(record, history.moment) > begun:
+            continue  # of another process: this one has not heard of it
         condition = _condition(record)
         allowed = session.role is Role.GATEWAY or forbidding(session.policy, transport) is None
         lacks = [
@@ -88,6 +91,13 @@ def _candidates(history: History, session: Session) -> list[Facts]:
             "allowed": allowed, "usable": condition in ("good", "candidate"), "lacks": lacks,
         })  # fmt: skip
     return found
+
+
+def _process_begun(history: History) -> int | None:
+    """How long (ns) before the moment the node's process started, if it did since all was well."""
+    mine = history.moment.node
+    starts = (r for r in history.records if r.event == "node.started" and r.node == mine)
+    return min((ago_ns(start, history.moment) for start in starts), default=None)
 
 
 def _condition(record: Record) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class GatewayNode:
         keys = CheckpointKeys.open(config.state_dir, config.name, "gateway", config.events)
         tape = node.start_recording(config.recording, self._engine, stack)
         self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy, keys, tape)
-        control = ControlServer(config.control, self._commands(), {"events": self._follow})
+        control = ControlServer(config.control, self._commands(), {"events": journal.stream(config.events)})
         await control.start()
         stack.push_async_callback(control.close)
         plane = self._plane_handle = self._plane(key, owner)
@@ -200,10 +199,6 @@ class GatewayNode:
 
     async def _switch(self, _args: Any) -> Any:
         raise Refused("transports are the client's; run 'jumpvpn switch' there", "invalid_transport_candidate")
-
-    async def _follow(self, args: Any) -> AsyncIterator[Any]:
-        async for line in journal.follow(self._config.events, from_start=bool(args.get("from_start", False))):
-            yield line.decode("utf-8").rstrip("\n")
 
     # --- ends --------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from os import cpu_count
 from pathlib import Path
 from time import monotonic
 
+from jumpvpn.leaving import quietly
 from jumpvpn.model import bounds as sizes
 from jumpvpn.model.mutants import BY_NAME
 from jumpvpn.model.report import told
@@ -43,7 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON to FILE as well")
     parser.add_argument("--no-mutants", action="store_true", help="explore only, seed no faults")
     parser.add_argument(
-        "--mutant", action="append", choices=sorted(BY_NAME), metavar="NAME", help="seed only this fault"
+        "--mutant",
+        action="append",
+        choices=sorted(BY_NAME),
+        metavar="NAME",
+        help="seed only this fault, after the exploration (of seconds with --bounds tiny)",
     )
     parser.add_argument("--jobs", type=_positive, default=min(2, cpu_count() or 1), help="processes at a time")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
@@ -74,4 +79,4 @@ def _silent(_line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly("jumpvpn model", main))

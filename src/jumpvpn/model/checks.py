@@ -6,7 +6,9 @@ from collections import Counter
 from typing import Any
 
 from jumpvpn.model import published
+from jumpvpn.model.bounds import NOW
 from jumpvpn.properties import Property
+from jumpvpn.session import effects as fx
 from jumpvpn.session.machine import Step
 from jumpvpn.session.state import Session
 from jumpvpn.values import DomainEvent
@@ -53,7 +55,10 @@ class Checks:
         self._binding(after)
         self._epochs(before, event, name, after)
         self._clocks(before, name, after)
+        self._beginnings(before, name, changes, after)
         self._attempts(before, changes, after)
+        self._policy(before, event, name, after)
+        self._orders(before, name, outcome)
         self._version(before, outcome)
         self._lines(before, name, line, changes, outcome)
 
@@ -109,9 +114,14 @@ class Checks:
         if name == "OwnerChanged" and event.owner_epoch > before.owner_epoch:
             taken = after.owner_epoch == event.owner_epoch and bound is None
             self.demand(taken, Property.EPOCH, "the binding survived a change of owner")
+            asked = after.attempt
+            stale = asked is not None and asked.kind.value != "switch"
+            self.demand(not stale, Property.EPOCH, "a proof that was asked for under the former owner still counts")
         moved = after.state.value == "ATTACHED" and before.state.value != "ATTACHED"
         if name in ("ReattachAccepted", "ReattachCommitted") and moved:
             self.demand(after.epoch == event.epoch, Property.EPOCH, "a reattach did not raise the epoch")
+            told = (before.bound_version, after.version) == (after.prior_bound_version, after.bound_version)
+            self.demand(told, Property.PAIRED, "a client that missed the answer could not ask again")
 
     def _clocks(self, before: Session, name: str, after: Session) -> None:
         if after.state.value == "TERMINATED":
@@ -137,6 +147,27 @@ class Checks:
         if before.state.value in _OPEN:
             self.demand(after.episode_at == before.episode_at, Property.CLOCKS, "the clock of the episode moved")
 
+    def _beginnings(self, before: Session, name: str, changes: list[DomainEvent], after: Session) -> None:
+        """Every clock that starts, starts at this moment, and none starts without cause."""
+        if after.state.value == "TERMINATED":
+            return
+        text = "the clock of the stay does not begin with it"
+        self.demand(after.entered_at == (NOW if changes else before.entered_at), Property.CLOCKS, text)
+        for clock in ("transportless_at", "episode_at"):
+            known = (None, NOW, getattr(before, clock))
+            self.demand(getattr(after, clock) in known, Property.CLOCKS, f"{clock} is another moment than this one")
+        fresh = name in ("KeysRotated", "HandshakeCompleted") and after.epoch > before.epoch
+        text = "the age of the keys does not begin with fresh ones"
+        self.demand(after.keys_at == (NOW if fresh else before.keys_at), Property.CLOCKS, text)
+        begun = after.attempt is not None and after.attempt is not before.attempt
+        if begun and after.attempt is not None:
+            in_time = NOW < after.attempt.deadline <= NOW + before.policy.recovery.window
+            self.demand(in_time, Property.BOUNDED_RECOVERY, "an attempt begins that outlasts the recovery window")
+        moved = before.incumbent is not None and after.incumbent != before.incumbent
+        hold = NOW + before.policy.switching.hold_down if moved else before.hold_until
+        text = "hold-down is not what policy says, from the switch on"
+        self.demand(after.hold_until == hold, Property.BOUNDED_SWITCHING, text)
+
     def _attempts(self, before: Session, changes: list[DomainEvent], after: Session) -> None:
         left = before.attempts < before.policy.recovery.max_attempts
         for change in changes:
@@ -146,9 +177,57 @@ class Checks:
             if change.reason == "recovery_attempts_exhausted":
                 self.demand(not left, Property.BOUNDED_RECOVERY, "ended although attempts were left")
         entries = sum(change.state == "RECOVERING" for change in changes)
-        if after.state.value in ("RECOVERING", "DEGRADED"):
-            counted = after.attempts == before.attempts + entries
+        if after.state.value in _OPEN:
+            first = 0 if before.state.value == "ATTACHED" else before.attempts
+            counted = after.attempts == first + entries
             self.demand(counted, Property.BOUNDED_RECOVERY, "an attempt was not counted")
+
+    def _policy(self, before: Session, event: Any, name: str, after: Session) -> None:
+        """A policy that comes counts as far as it is tighter; the rest of it waits for ATTACHED."""
+        if after.state.value == "TERMINATED":
+            return
+        calm, old = after.state.value == "ATTACHED", before.policy
+        if name == "PolicyReloaded":
+            new: Any = event.policy
+            text = "the policy that came is not remembered"
+            self.demand(calm or after.next_policy == new, Property.POLICY_IN_FORCE, text)
+        elif calm and before.next_policy is not None:
+            new = before.next_policy
+        else:
+            kept = after.policy is old and after.next_policy is before.next_policy
+            self.demand(kept, Property.POLICY_IN_FORCE, f"{name} changed the policy")
+            return
+        now = after.policy
+        for (section, key), wanted in published.in_force(old, new, calm=calm).items():
+            found = getattr(getattr(now, section), key)
+            text = f"{section}.{key} is {found} in {after.state.value}, where {wanted} is in force"
+            self.demand(found == wanted, Property.POLICY_IN_FORCE, text)
+        allowed = now.transports == new.transports
+        self.demand(allowed, Property.POLICY_IN_FORCE, "other transports are allowed than the policy says")
+
+    def _orders(self, before: Session, name: str, outcome: Step) -> None:
+        """The world is told what the record says: which binding carries, which attempt runs, when all is over."""
+        after, effects = outcome.session, outcome.effects
+        old, new = before.binding, after.binding
+        if after.state.value == "TERMINATED":
+            erased = any(isinstance(effect, fx.Erase) for effect in effects)
+            self.demand(erased, Property.SINGLE_BINDING, "the session ends and its keys stay")
+            return
+        if new is None:
+            freed = old is None or fx.Unbind(old.transport) in effects
+            self.demand(freed, Property.SINGLE_BINDING, "the binding is gone and its transport carries on")
+        elif new != old and name != "KeysRotated":
+            carried = [effect for effect in effects if isinstance(effect, fx.Bind | fx.Unbind)][-1:]
+            told = carried == [fx.Bind(new.transport, new.peer, new.epoch)]
+            self.demand(told, Property.SINGLE_BINDING, "the new binding carries nothing")
+        asked = before.attempt
+        dropped = asked is not None and after.attempt is not asked and after.state.value != "ATTACHED"
+        if asked is not None and dropped and asked.kind.value == "switch":
+            stopped = fx.StopAttempt(asked) in effects
+            self.demand(stopped, Property.PAIRED, "a switch that was given up goes on")
+        if after.attempt is not None and after.attempt is not asked:
+            started = any(isinstance(effect, fx.StartAttempt) and effect.attempt == after.attempt for effect in effects)
+            self.demand(started, Property.PAIRED, "an attempt is recorded that nobody makes")
 
     def _version(self, before: Session, outcome: Step) -> None:
         after = outcome.session

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jumpvpn.engine import gateway_plans
 from jumpvpn.engine.book import TransportBook
+from jumpvpn.engine.place import Place
 from jumpvpn.engine.plans import Plans
+from jumpvpn.engine.seat import Seat
 from jumpvpn.model.bounds import NOW, PEERS, SHORT, TRANSPORTS, A, B
 from jumpvpn.model.canon import Ghost
 from jumpvpn.model.facts import MINUTE_PASSES, TIME_PASSES
+from jumpvpn.policy.model import Policy
 from jumpvpn.session import events as ev
-from jumpvpn.session.state import AttemptKind, Session, State
+from jumpvpn.session.machine import birth
+from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import Instant, TransportId
+from jumpvpn.values import Instant, SessionId, TransportId
 
 OK, BAD, DEAD = range(3)
 WORDS = ("good", "lossy", "dead")
@@ -159,11 +164,7 @@ class ClientEnvironment:
         plans.bound_path = None
         if session.binding is not None:
             plans.bound_path = 0 if session.binding.transport == A else 1
-        event = plans.next_event(session, NOW, None)
-        if event is None or isinstance(event, ev.InstabilitySeen):
-            return None
-        urgent = not isinstance(event, ev.TransportStabilized | ev.BetterCandidateSeen | ev.ConditionMet)
-        return _label(event), urgent
+        return _planned(plans.next_event(session, NOW, None))
 
     def help(self, session: Session, paths: tuple[int, int], moves: list[Move]) -> Move:
         """Answers come at once, the plans are followed at once, else time passes."""
@@ -171,7 +172,10 @@ class ClientEnvironment:
 
 
 class GatewayEnvironment:
-    """The gateway's: the client asks, the shipped validation answers, the incumbent proves itself."""
+    """The gateway's: the client asks, the shipped validation answers, the shipped plans ask the incumbent for proof."""
+
+    def __init__(self) -> None:
+        self._places = {paths: _place(paths) for paths in PATHS}
 
     def moves(self, session: Session, ghost: Ghost, paths: tuple[int, int]) -> list[Move]:
         """Everything that may happen next."""
@@ -186,39 +190,18 @@ class GatewayEnvironment:
             moves.append(_fact(f"a new address under {SHORT[bound.transport]}", paths))
         attempt = session.attempt
         if attempt is not None and fares(paths, attempt.transport) != DEAD:
-            answer = _answer(attempt.kind, SHORT[attempt.transport], ghost, session)
+            answer = _answer(attempt.kind, SHORT[attempt.transport], session)
             moves.append(_fact(answer, paths, protocol=True))
         return moves
 
     def plan(self, session: Session, paths: tuple[int, int]) -> tuple[str, bool] | None:
-        """What the gateway's engine feeds: it never moves a session by itself."""
-        bound, incumbent = session.binding, session.incumbent
-        if bound is not None and fares(paths, bound.transport) == DEAD:
-            return f"death of {SHORT[bound.transport]}", True
-        if incumbent is None or not session.state.live:
-            return None
-        name, good = SHORT[incumbent], fares(paths, incumbent) == OK
-        match session.state:
-            case State.VOLATILE:
-                return (
-                    (f"death of {name}", True) if bound is None else (f"stability of {name}", False) if good else None
-                )
-            case State.RECOVERING if session.attempt is None:
-                return self._next_attempt(session, name, good), True
-            case State.DEGRADED if good:
-                return f"the way is free for {name}", False
-        return None
-
-    def _next_attempt(self, session: Session, name: str, good: bool) -> str:
-        want = session.want
-        if want is not None and want.kind is AttemptKind.REBIND and want.target not in session.tried:
-            return f"a rebinding is tried on {name}"
-        if session.incumbent not in session.tried and (session.binding is not None or good):
-            return f"a proof is asked of {name}"
-        return "nothing is left to try"
+        """What the gateway's shipped plans feed: it never moves a session by itself."""
+        return _planned(gateway_plans.next_event(self._places[paths], session, NOW, superseded=False))
 
     def help(self, session: Session, paths: tuple[int, int], moves: list[Move]) -> Move:
-        """A client that can asks to reattach on a good transport that is within its budget."""
+        """A client whose transport is good has nothing to ask; else it asks on a good one that is within its budget."""
+        if session.incumbent is not None and fares(paths, session.incumbent) == OK:
+            return _helpful(moves)
         used = len(session.switches)
         for move in moves:
             for transport in TRANSPORTS:
@@ -229,11 +212,11 @@ class GatewayEnvironment:
         return _helpful(moves)
 
 
-def _answer(kind: AttemptKind, name: str, ghost: Ghost, session: Session) -> str:
+def _answer(kind: AttemptKind, name: str, session: Session) -> str:
     """A rebinding spends the switch budget: the gateway's engine denies it when that is used up."""
     if kind is AttemptKind.REVALIDATE:
         return f"the challenge is answered on {name}"
-    within = len(session.switches) < session.policy.switching.max_per_minute
+    within = gateway_plans.may_rebind(session, NOW)
     return f"the new address answers on {name}" if within else "the rate denies the switch"
 
 
@@ -268,7 +251,20 @@ def _plans(paths: tuple[int, int]) -> Plans:
     return Plans(book)
 
 
-_PLANNED = {
+def _place(paths: tuple[int, int]) -> Place:
+    """The gateway's view: it measures no loss of its own, so a lossy transport is one that falls silent."""
+    conditions = (Condition.GOOD, Condition.SILENT, Condition.DEAD)
+    found = [
+        Transport(t, "", "udp", "", PEERS[0], since=Instant(0), condition=conditions[how], validated_at=Instant(0))
+        for t, how in zip(TRANSPORTS, paths, strict=True)
+    ]
+    first = birth(
+        SessionId(bytes(16)), Role.GATEWAY, Policy(), NOW, ""
+    ).session  # plans look at the session they are given
+    return Place(Seat(first), b"", transports={transport.id: transport for transport in found})
+
+
+_ATTEMPTED = {
     AttemptKind.SWITCH: "a switch is tried to",
     AttemptKind.REVALIDATE: "a proof is asked of",
     AttemptKind.REBIND: "a rebinding is tried on",
@@ -278,6 +274,13 @@ _DENIALS = {
     "switch_rate_limited": "the rate denies the switch",
     "policy_denied": "the gateway denies the switch",
 }
+
+
+def _planned(event: Any) -> tuple[str, bool] | None:
+    """The label of what the plans feed, and whether at once: stability, better and a retry may be waited for."""
+    if event is None or isinstance(event, ev.InstabilitySeen):
+        return None  # instability is the world's to show
+    return _label(event), not isinstance(event, ev.TransportStabilized | ev.BetterCandidateSeen | ev.ConditionMet)
 
 
 def _label(event: Any) -> str:
@@ -296,7 +299,7 @@ def _label(event: Any) -> str:
         case ev.SwitchDenied():
             return _DENIALS[event.reason.value]
         case ev.AttemptStarted():
-            return f"{_PLANNED[event.kind]} {SHORT[event.transport]}"
+            return f"{_ATTEMPTED[event.kind]} {SHORT[event.transport]}"
         case _:
             assert isinstance(event, ev.ConditionMet), event
             return f"the way is free for {SHORT[event.transport]}"

@@ -32,7 +32,7 @@ class Counterexample:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What one role's exploration came to. The counters go by row, reason and property name."""
+    """What one role's exploration came to: counts by row, reason, property name and ``liveness.CONDITIONS``."""
 
     role: str
     nodes: int
@@ -42,6 +42,7 @@ class Exploration:
     rows: Counter[str]
     reasons: Counter[str]
     checks: Counter[str]
+    recoveries: Counter[str]
     found: tuple[Counterexample, ...] = ()
 
 
@@ -70,7 +71,7 @@ def explore(
     graph, watcher = search.graph, search.graph.watcher
     return Exploration(
         role.value, len(graph.sessions), len(search.parents), search.edges, perf_counter() - started, watcher.rows,
-        watcher.reasons, watcher.checks.counts, tuple(search.found),
+        watcher.reasons, watcher.checks.counts, search.ways.conditions, tuple(search.found),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jumpvpn.model.bounds import NOW, TICK, TRANSPORTS
@@ -9,11 +10,14 @@ from jumpvpn.model.checks import Violation
 from jumpvpn.model.environment import OK, Move, fares
 from jumpvpn.model.graph import Graph
 from jumpvpn.properties import Property
-from jumpvpn.session.state import Session, State
-from jumpvpn.values import TransportId
+from jumpvpn.session.state import AttemptKind, Session, State
+from jumpvpn.values import Instant, TransportId
 
 _OPEN = frozenset({State.VOLATILE, State.RECOVERING, State.DEGRADED})
 
+OWED, NO_CANDIDATE, NO_TIME, NO_ATTEMPT = "owed", "no good candidate that policy allows", "no time", "no attempt left"
+CONDITIONS = (OWED, NO_CANDIDATE, NO_TIME, NO_ATTEMPT)
+"""Whether ATTACHED is owed in an excursion, or which condition is missing."""
 
 Alarm = tuple[int, Violation, str]  # the world, what does not hold, and how it shows from there
 
@@ -25,6 +29,7 @@ class Ways:
         self.open: dict[int, list[int]] = {}  # target * 2 + whether time passed
         self.prompt: dict[int, list[int]] = {}  # targets of what the protocol does without any time
         self.helped: dict[int, tuple[int, bool, bool]] = {}
+        self.conditions: Counter[str] = Counter()  # of MUST_RECOVER, by the worlds of an excursion in which they decide
 
     def add(self, graph: Graph, world: int, target: int, move: Move, attached: bool) -> None:
         """Note one edge."""
@@ -107,7 +112,10 @@ def _close(vertex: int, stack: list[int], component: dict[int, int]) -> None:
 def _recoveries(graph: Graph, ways: Ways) -> Iterator[Alarm]:
     """From every world that meets the four conditions, a world that answers leads to ATTACHED within the bound."""
     for world in ways.helped:
-        bound = owed_within(graph, world)
+        if graph.state(world) not in _OPEN:
+            continue
+        bound, condition = owed(graph, world)
+        ways.conditions[condition] += 1
         if bound is None:
             continue
         graph.watcher.checks.counts[Property.MUST_RECOVER.name] += 1
@@ -137,29 +145,41 @@ def _helped(graph: Graph, world: int) -> tuple[int, bool, bool]:
     return target, attached, move.time
 
 
-def owed_within(graph: Graph, world: int) -> int | None:
-    """In how many ticks ATTACHED is owed; None unless candidate, time, attempts, policy and proof allow it.
+def owed(graph: Graph, world: int) -> tuple[int | None, str]:
+    """In how many ticks ATTACHED is owed, or None; and which of the conditions decides (one of ``CONDITIONS``).
 
-    Each strict deadline costs a tick of its own: ``now`` equal to it is still inside.
+    The bound has no slack: VOLATILE is left at its deadline, an attempt that cannot succeed at its own, hold-down ends;
+    everything else follows at once. A strict deadline costs a tick of its own: ``now`` equal to it is still inside.
     """
     session, ghost, paths = graph.seen(world)
-    if session.state not in _OPEN:
-        return None
     waits = [_wait(session, ghost.switches, ghost.hold, t) for t in TRANSPORTS if fares(paths, t) == OK]
     possible = [wait for wait in waits if wait is not None]
     if not possible:
-        return None
-    policy = session.policy
-    wait = max(possible)  # the plans may choose any of them
-    needed = wait + (policy.volatility.volatile_max + policy.recovery.window) // TICK
-    retries = 2 if session.state is State.VOLATILE else 1  # the stay that comes, and one more if its wish is in vain
-    left = policy.recovery.max_attempts - session.attempts
+        return None, NO_CANDIDATE
+    policy, attempt = session.policy, session.attempt
+    spent = ghost.switches >= policy.switching.max_per_minute  # a rebinding is refused then, though it answers
+    succeeds = attempt is not None and fares(paths, attempt.transport) == OK
+    succeeds = succeeds and not (spent and attempt is not None and attempt.kind is AttemptKind.REBIND)
+    needed = max(possible)  # the plans may choose any of them
+    if session.state is State.VOLATILE and session.binding is not None:
+        needed += _left(session.entered_at, policy.volatility.volatile_max) + 1
+    elif attempt is not None and not succeeds:
+        needed += min(_left(attempt.deadline, 0), _left(session.entered_at, policy.recovery.window)) + 1
     clocks = (
         (session.transportless_at, policy.session.transport_ttl),
         (session.episode_at, policy.recovery.episode_max),
     )
-    in_time = all(at is None or (NOW - at) // TICK + needed <= limit // TICK for at, limit in clocks)
-    return needed + 2 if in_time and left >= retries else None
+    if any(at is not None and _left(at, limit) < needed for at, limit in clocks):
+        return None, NO_TIME
+    # The stay that comes, and one more if its wish is in vain; none if the attempt that runs can succeed.
+    stays = 2 if session.state is State.VOLATILE else 0 if succeeds else 1
+    left = policy.recovery.max_attempts - session.attempts
+    return (needed, OWED) if left >= stays else (None, NO_ATTEMPT)
+
+
+def _left(since: Instant, span: int) -> int:
+    """Whole ticks until ``span`` has passed since ``since``; 0 when it has."""
+    return max(0, (since + span - NOW) // TICK)
 
 
 def _wait(session: Session, used: int, hold: int, transport: TransportId) -> int | None:

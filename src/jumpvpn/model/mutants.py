@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
-from jumpvpn.engine import plans, seat
+from jumpvpn.engine import gateway_plans, plans, seat
 from jumpvpn.model import faults as f
 from jumpvpn.policy import selection
+from jumpvpn.policy.model import Policy
 from jumpvpn.policy.selection import Budget, Nothing
 from jumpvpn.properties import Property
 from jumpvpn.session import actions as do
@@ -135,9 +137,47 @@ def _another(_before: Session, after: Session, _now: Instant) -> Session:
     return replace(after, id=SessionId(bytes(16)))
 
 
-def _long_hold() -> None:
-    """Hold-down three times the TTL, and for dead transports too."""
-    f.and_then("16.client", lambda _, after, now: replace(after, hold_until=later(now, 9 * SECOND)))
+def _proof_outlives_owner(before: Session, after: Session, _now: Instant) -> Session:
+    return replace(after, attempt=before.attempt)
+
+
+def _tightening_waits() -> None:
+    f.change("31", action=lambda session, event, _now: replace(session, next_policy=event.policy))
+
+
+def _attempts_at_once() -> None:
+    """A looser policy allows more attempts in the running episode."""
+
+    def smaller(new: Policy, old: Policy, bounds: dict[str, tuple[str, ...]], shipped: Callable[..., Policy]) -> Policy:
+        return shipped(new, old, {section: tuple(set(keys) - {"max_attempts"}) for section, keys in bounds.items()})
+
+    f.instead(do, "_smaller", lambda shipped: lambda new, old, bounds: smaller(new, old, bounds, shipped))
+
+
+def _loosening_never() -> None:
+    f.instead(do, "_settle", lambda shipped: lambda session: replace(shipped(session), policy=session.policy))
+
+
+def _late_stay() -> None:
+    def applied(shipped: Callable[..., Session], *given: Any) -> Session:
+        after = shipped(*given)
+        return replace(after, entered_at=later(after.entered_at, SECOND)) if after.state is State.RECOVERING else after
+
+    f.instead(machine, "_apply", lambda shipped: lambda *given: applied(shipped, *given))
+
+
+def _attempts_carried_over() -> None:
+    f.instead(do, "_settle", lambda shipped: lambda session: replace(shipped(session), attempts=session.attempts))
+    f.and_then("4", lambda before, after, _now: replace(after, attempts=before.attempts))
+
+
+def _long_attempt(_before: Session, after: Session, now: Instant) -> Session:
+    assert after.attempt is not None
+    return replace(after, attempt=replace(after.attempt, deadline=later(now, 9 * SECOND)))
+
+
+def _held_though_dead() -> None:
+    """Hold-down counts for dead transports too."""
     f.instead(
         selection, "_limits",
         lambda shipped: lambda best, wish, *more: shipped(best, replace(wish, urgent=False), *more),
@@ -158,6 +198,27 @@ def _gives_up() -> None:
     f.instead(
         plans, "choose",
         lambda shipped: lambda candidates, wish, *more: Nothing(0) if wish.urgent else shipped(candidates, wish, *more),
+    )  # fmt: skip
+
+
+def _denied_chosen() -> None:
+    f.instead(
+        plans, "choose",
+        lambda shipped: lambda found, *more: shipped(tuple(replace(one, allowed=True) for one in found), *more),
+    )  # fmt: skip
+
+
+def _dawdles() -> None:
+    def waited(at: Instant | None) -> Instant | None:
+        return None if at is None else later(at, SECOND)
+
+    f.instead(plans.Plans, "try_at", lambda shipped: lambda *given: waited(shipped(*given)))
+
+
+def _missed_answer_refused() -> None:
+    f.instead(
+        validation, "_proven",
+        lambda shipped: lambda session, *more: shipped(replace(session, prior_bound_version=None), *more),
     )  # fmt: skip
 
 
@@ -217,6 +278,13 @@ MUTANTS: tuple[Mutant, ...] = (
            lambda: _without_event("16.client", "transport.switch")),
     Mutant("death-unsaid", "the death of the active transport leaves no transport.dead", "VISIBLE",
            lambda: _without_event("4", "transport.dead")),
+    Mutant("warning-unsaid", "the end of the lifetime comes without a warning", "VISIBLE",
+           lambda: f.without_deadline("lifetime_warning")),
+    Mutant("switch-goes-on", "a switch goes on after its recovery window", "PAIRED",
+           lambda: f.change("20", orders=do.no_orders)),
+    Mutant("missed-answer-refused", "a client that missed the answer is refused", "PAIRED", _missed_answer_refused),
+    Mutant("missed-answer-forgotten", "a switch forgets what the client knows if it misses the answer", "PAIRED",
+           lambda: f.and_then("16", lambda _, after, _now: replace(after, prior_bound_version=None))),
     Mutant("version-kept", "the end of the window does not raise the version", "VERSION",
            lambda: f.change("20", mutates=False)),
     Mutant("silent-mutation", "a transport that dies in RECOVERING leaves no state event", "VERSION",
@@ -224,6 +292,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("alive-again", "an input after the end revives the session", "ABSORBING", _alive_again),
     Mutant("binding-at-the-end", "an operator's close keeps the binding", "SINGLE_BINDING",
            lambda: f.change("28", action=do.nothing)),
+    Mutant("dead-carries-on", "nobody is told that the binding is gone", "SINGLE_BINDING",
+           lambda: f.change("4", orders=do.no_orders)),
+    Mutant("bound-in-name", "nobody is told of the new binding", "SINGLE_BINDING",
+           lambda: f.change("16.client", orders=do.no_orders)),
     Mutant("another-identity", "a switch gives the session a new identifier", "IDENTITY",
            lambda: f.and_then("16.client", _another)),
     Mutant("replayed-epoch", "a request of the present epoch is accepted again", "PROOF", _replay),
@@ -233,15 +305,24 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("rekey-without-binding", "a rekey binds a session that has lost its transport", "PROOF", _rekey_unbound),
     Mutant("owner-keeps-binding", "a takeover inherits the binding", "EPOCH",
            lambda: f.change("8", action=f.keep_binding, orders=do.no_orders)),
+    Mutant("proof-outlives-owner", "a proof asked for under the former owner still counts", "EPOCH",
+           lambda: f.and_then("8.same", _proof_outlives_owner)),
     Mutant("epoch-kept", "a reattach does not raise the epoch", "EPOCH",
            lambda: f.and_then("16.client", _same_epoch)),
     Mutant("ttl-restarts", "a retry restarts the clock of the missing transport", "CLOCKS", _ttl_restarts),
     Mutant("episode-restarts", "a retry restarts the clock of the episode", "CLOCKS",
            lambda: f.and_then("21", lambda _, after, now: replace(after, episode_at=now))),
-    Mutant("policy-extends", "a reloaded policy moves running deadlines later", "CLOCKS",
+    Mutant("policy-extends", "a reloaded policy moves running deadlines later", "CLOCKS POLICY_IN_FORCE",
            lambda: f.change("31", action=f.settled_policy)),
     Mutant("lifetime-extends", "a looser policy lengthens a running lifetime", "CLOCKS",
            lambda: f.instead(do, "_never_longer", lambda _: lambda policy, _old: policy)),
+    Mutant("stay-begins-late", "the clock of RECOVERING begins a second late", "CLOCKS", _late_stay),
+    Mutant("rotation-keeps-age", "fresh keys keep the age of the old ones", "CLOCKS",
+           lambda: f.and_then("36", lambda before, after, _now: replace(after, keys_at=before.keys_at))),
+    Mutant("tightening-waits", "a tighter policy does not count at once", "POLICY_IN_FORCE", _tightening_waits),
+    Mutant("loosening-at-once", "a looser policy counts in the running episode", "POLICY_IN_FORCE", _attempts_at_once),
+    Mutant("loosening-never", "a looser policy is forgotten", "POLICY_IN_FORCE", _loosening_never),
+    Mutant("denied-chosen", "selection does not look at what policy denies", "POLICY_IN_FORCE", _denied_chosen),
     Mutant("no-ttl", "there is no transport TTL", "FINITE", lambda: f.without_deadline("transport_ttl")),
     Mutant("ttl-early", "the instant of the transport TTL is outside", "FINITE",
            lambda: f.moved_deadline("transport_ttl", -1)),
@@ -258,17 +339,29 @@ MUTANTS: tuple[Mutant, ...] = (
            "BOUNDED_RECOVERY PRIORITY", lambda: f.without_deadline("attempt")),
     Mutant("attempts-unlimited", "attempts are never used up", "BOUNDED_RECOVERY", _unlimited),
     Mutant("attempts-off-by-one", "one attempt more than policy allows", "BOUNDED_RECOVERY", _one_too_many),
+    Mutant("attempts-carried-over", "an episode begins with the attempts of the last one", "BOUNDED_RECOVERY",
+           _attempts_carried_over),
+    Mutant("attempt-outlasts-window", "an attempt has longer than the recovery window", "BOUNDED_RECOVERY",
+           lambda: f.and_then("17.start", _long_attempt)),
     Mutant("attempts-uncounted", "a retry is not counted", "BOUNDED_RECOVERY",
            lambda: f.change("21", action=f.plain_entry)),
     Mutant("switch-uncounted", "a switch does not spend the budget", "BOUNDED_SWITCHING",
            lambda: f.instead(do, "_spend", lambda _: lambda session, _now: session.switches)),
+    Mutant("rebinding-unlimited", "the gateway lets an address change beyond the budget", "BOUNDED_SWITCHING",
+           lambda: f.instead(gateway_plans, "may_rebind", lambda _: lambda _session, _now: True)),
+    Mutant("hold-down-twice", "hold-down lasts twice as long as policy says", "BOUNDED_SWITCHING",
+           lambda: f.and_then("16.client", lambda _, after, now: replace(
+               after, hold_until=later(now, 2 * after.policy.switching.hold_down)))),
     Mutant("rate-off-by-one", "selection allows one switch too many", "BOUNDED_SWITCHING",
            lambda: _budget(lambda budget: Budget(budget.switches[1:], budget.hold_until))),
     Mutant("hold-down-ignored", "selection does not look at hold-down", "BOUNDED_SWITCHING",
            lambda: _budget(lambda budget: Budget(budget.switches, None))),
-    Mutant("hold-down-beyond-ttl", "hold-down is longer than the TTL and binds dead transports", "MUST_RECOVER",
-           _long_hold),
+    Mutant("hold-down-binds-the-dead", "hold-down counts although nothing carries the session", "MUST_RECOVER",
+           _held_though_dead),
     Mutant("gives-up", "selection finds nothing once the transport is gone", "MUST_RECOVER", _gives_up),
+    Mutant("dawdles", "DEGRADED waits a second more than it has to", "MUST_RECOVER", _dawdles),
+    Mutant("proof-not-asked", "the gateway asks a good incumbent for no proof", "MUST_RECOVER",
+           lambda: f.instead(gateway_plans, "_next_attempt", lambda _: lambda *_more: ev.NoCandidate(0))),
     Mutant("never-retries", "DEGRADED waits although the way is free", "MUST_RECOVER",
            lambda: f.instead(plans.Plans, "try_at", lambda _: lambda *_more: None)),
     Mutant("tried-forgotten", "a transport that failed is tried again at once", "PROGRESS",

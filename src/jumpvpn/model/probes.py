@@ -19,10 +19,11 @@ from jumpvpn.model.facts import REQUEST_FAULTS, overdue_by, request
 from jumpvpn.model.graph import Graph
 from jumpvpn.properties import Property
 from jumpvpn.session import events as ev
+from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Session, State
 from jumpvpn.session.transitions import LISTED
 from jumpvpn.session.validation import validate
-from jumpvpn.values import Now
+from jumpvpn.values import Now, Version
 
 Alarm = tuple[int, Violation, str]  # the node, what does not hold, and what was presented
 
@@ -46,6 +47,7 @@ def probe(graph: Graph, nodes: int) -> Iterator[Alarm]:
             prober.at_the_instant,
             prober.requests,
             prober.late_requests,
+            prober.repeated_requests,
             prober.pairs,
             prober.late_pairs,
         )
@@ -159,6 +161,19 @@ class _Prober:
                 right = got == (wanted if beyond else (6, "bad_proof"))
                 self._judge(right, Property.PROOF, text, node, f"a request {beyond} ns after the deadline {name}")
 
+    def repeated_requests(self, node: int) -> None:
+        """A client that missed the answer names the version of before, which counts; an older one does not."""
+        session = self._graph.sessions[node]
+        before = Version(session.bound_version - 7)
+        missed = replace(session, prior_bound_version=before)
+        for version, sound in ((before, True), (Version(before - 1), False)):
+            verdict = validate(missed, request(missed, TRANSPORTS[0], version=version), Now(NOW, 0), owned=True)
+            stale = verdict.reason is Reason.STALE_STATE_VERSION
+            text = f"the verdict on version {version} of {before} or {session.bound_version} is {verdict.reason}"
+            right = session.state in (State.BIRTH, State.TERMINATED) or stale is not sound
+            what = "a request of a client that missed the answer" if sound else "a request for a version before that"
+            self._judge(right, Property.PAIRED if sound else Property.PROOF, text, node, what)
+
     def pairs(self, node: int) -> None:
         """Every two inputs at once; and every input together with a deadline that has passed."""
         session, events = self._graph.sessions[node], self._one_of_each(node)
@@ -232,7 +247,7 @@ def _subject(event: Any) -> Any:
 
 
 def _barred(session: Session, ghost: Ghost, event: Any) -> bool:
-    """What a check in front of the machine keeps from it: switches and rebindings beyond the budget or in hold-down."""
+    """What a check in front of the machine keeps from it: what policy denies, the budget, or hold-down."""
     policy = session.policy.switching
     full = ghost.switches >= policy.max_per_minute
     match event:
@@ -242,7 +257,8 @@ def _barred(session: Session, ghost: Ghost, event: Any) -> bool:
             return full
         case ev.AttemptStarted():
             held = ghost.hold > 0 and session.binding is not None
-            return event.kind is AttemptKind.SWITCH and (full or held)
+            denied = not session.policy.transports.allows(event.transport.split("/")[0], "udp", "gw")
+            return event.kind is AttemptKind.SWITCH and (full or held or denied)
     return False
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jumpvpn.policy.model import Policy
 from jumpvpn.session.state import Session
 
 Condition = Callable[[Session, Any], bool]
@@ -267,6 +268,33 @@ BY_PAIR: dict[tuple[str, str], tuple[Line, ...]] = {
     (state, event): tuple(line for line in LINES if state in line.states and line.event == event)
     for state, event in {(state, line.event) for line in LINES for state in line.states}
 }
+
+
+BOUNDS = (
+    ("session", "max_lifetime"), ("session", "transport_ttl"), ("session", "handshake_timeout"),
+    ("volatility", "volatile_max"), ("switching", "max_per_minute"), ("switching", "hold_down"),
+    ("recovery", "window"), ("recovery", "episode_max"), ("recovery", "max_attempts"), ("security", "key_max_age"),
+)  # fmt: skip
+"""The policy keys that bound a session."""
+
+LIFELONG = frozenset({("session", "max_lifetime"), ("security", "key_max_age")})
+"""Bounds that run in every state."""
+
+UNTIMED = frozenset({("switching", "hold_down")})
+"""Bounds that the next switch reads: one that runs has its own instant."""
+
+
+def in_force(old: Policy, new: Policy, *, calm: bool) -> dict[tuple[str, str], int]:
+    """What each bound is once ``new`` came over ``old``: in a calm state (ATTACHED) the new one, else the smaller.
+
+    Lifelong bounds never grow.
+    """
+    found = {}
+    for section, key in BOUNDS:
+        before, after = getattr(getattr(old, section), key), getattr(getattr(new, section), key)
+        free = (section, key) in UNTIMED or (calm and (section, key) not in LIFELONG)
+        found[section, key] = after if free else min(before, after)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

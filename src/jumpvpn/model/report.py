@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jumpvpn.model.explorer import Counterexample, Exploration
+from jumpvpn.model.liveness import CONDITIONS
 from jumpvpn.properties import Property
 from jumpvpn.session.transitions import AFTER_TERMINATION, NOT_LISTED, TABLE
 
@@ -14,7 +15,7 @@ EXPLORED = (
     Property.SINGLE_BINDING, Property.IDENTITY, Property.EDGES, Property.ABSORBING, Property.VERSION, Property.PROOF,
     Property.REJECTION, Property.BOUNDED_SWITCHING, Property.DEATH_IS_NOT_THE_END, Property.CLOCKS, Property.TOTALITY,
     Property.PRIORITY, Property.PROGRESS, Property.MUST_RECOVER, Property.FINITE, Property.BOUNDED_RECOVERY,
-    Property.VISIBLE, Property.EPOCH,
+    Property.VISIBLE, Property.PAIRED, Property.EPOCH, Property.POLICY_IN_FORCE,
 )  # fmt: skip
 """The properties that exploration is about; a run that never checked one of them fails."""
 
@@ -60,6 +61,12 @@ class Report:
         return sum((e.checks for e in self.explorations), Counter())
 
     @property
+    def recoveries(self) -> dict[str, int]:
+        """In how many worlds of an excursion ATTACHED is owed, and in how many which condition is missing."""
+        found = sum((e.recoveries for e in self.explorations), Counter())
+        return {condition: found[condition] for condition in CONDITIONS}
+
+    @property
     def violations(self) -> tuple[tuple[str, Counterexample], ...]:
         """The role and the counterexample of each violation."""
         return tuple((e.role, found) for e in self.explorations for found in e.found)
@@ -96,6 +103,7 @@ class Report:
             "reasons": dict(sorted(self.reasons.items())),
             "properties": dict(sorted(self.checks.items())),
             "unchecked_properties": list(self.unchecked),
+            "recovery": self.recoveries,
             "mutants": {mutant.name: mutant.caught_by for mutant in self.mutants},
             "violations": [
                 {"role": role, "property": found.property.name, "text": found.text, "path": list(found.path)}
@@ -114,6 +122,8 @@ def told(report: Report) -> str:
     checks = report.checks
     for one in EXPLORED:
         lines.append(f"  {one.name:22} {checks[one.name]:>10,} checks   {one.text}")
+    recoveries = ", ".join(f"{condition} {number:,}" for condition, number in report.recoveries.items())
+    lines.append(f"worlds of an excursion {sum(report.recoveries.values()):,}: ATTACHED is {recoveries}")
     total = len(TABLE) + 2
     lines.append(f"rows covered {total - len(report.uncovered)} of {total}, reasons given {len(report.reasons)}")
     lines += _mutants(report)

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkContext
 from time import perf_counter
 
+from jumpvpn.leaving import deaf
 from jumpvpn.model.bounds import TINY, Bounds
 from jumpvpn.model.explorer import Exploration, explore
 from jumpvpn.model.mutants import BY_NAME, MUTANTS
@@ -24,7 +25,7 @@ def run(bounds: Bounds, mutants: Sequence[str] | None = None, jobs: int = 2, pro
     """
     context = get_context("fork")  # a seeded fault must die with its process
     tasks = [(role, bounds, progress) for role in (Role.CLIENT, Role.GATEWAY)]
-    with context.Pool(min(jobs, len(tasks)), maxtasksperchild=1) as pool:
+    with context.Pool(min(jobs, len(tasks)), deaf, maxtasksperchild=1) as pool:
         explorations = tuple(pool.starmap(_explored, tasks, chunksize=1))
     names = [mutant.name for mutant in MUTANTS] if mutants is None else list(mutants)
     if names and any(exploration.found for exploration in explorations):
@@ -38,7 +39,7 @@ def run_mutants(names: Sequence[str], jobs: int, progress: Progress, bounds: Bou
         return ()
     context: ForkContext = get_context("fork")
     results = []
-    with context.Pool(min(jobs, len(names)), maxtasksperchild=1) as pool:
+    with context.Pool(min(jobs, len(names)), deaf, maxtasksperchild=1) as pool:
         for result in pool.imap(_judged, [(name, bounds) for name in names], chunksize=1):
             results.append(result)
             progress(f"seeded fault {result.name}: {result.caught_by or 'survived'} ({len(results)} of {len(names)})")

@@ -122,6 +122,9 @@ class _WatchedTurn(Turn):
             moves, urgent = attempt.transport != after.incumbent, after.binding is None
             text = f"a switch was begun with {ghost.switches} of {rules.max_per_minute} switches used"
             checks.demand(not moves or ghost.switches < rules.max_per_minute, Property.BOUNDED_SWITCHING, text)
+            allowed = before.policy.transports.allows(attempt.transport.split("/")[0], "udp", "gw")
+            text = f"a switch was begun to {attempt.transport}, which policy denies"
+            checks.demand(allowed, Property.POLICY_IN_FORCE, text)
             text = "a transport that carries the session is left during hold-down"
             checks.demand(not moves or urgent or not ghost.hold, Property.BOUNDED_SWITCHING, text)
         if after.state is not State.ATTACHED or before.incumbent is None or after.binding is None:
@@ -140,9 +143,9 @@ class _WatchedTurn(Turn):
         text = f"{_names(tuple(self.waiting))} was lost"
         checks.demand(over or not self.waiting, Property.PRIORITY, text)
         for bound in published.running(session):
-            passed = bound.at < NOW and bound.name != "lifetime_warning"
             broken = Property.FINITE if bound.name in published.ENDS else Property.BOUNDED_RECOVERY
-            checks.demand(not passed, broken, f"the deadline {bound.name} has passed and nothing happened")
+            broken = Property.VISIBLE if bound.name == "lifetime_warning" else broken
+            checks.demand(bound.at >= NOW, broken, f"the deadline {bound.name} has passed and nothing happened")
 
 
 def _cause(event: Any) -> str | None:

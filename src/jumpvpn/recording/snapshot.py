@@ -13,8 +13,9 @@ from jumpvpn.audit.chain import Chain
 from jumpvpn.audit.coalesce import Kind, _Window
 from jumpvpn.audit.sealing import Origin, Sealer
 from jumpvpn.engine.client import ClientEngine
-from jumpvpn.engine.gateway import GatewayEngine, Place
+from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.engine.liveness import Liveness
+from jumpvpn.engine.place import Place
 from jumpvpn.engine.seat import Seat
 from jumpvpn.policy.model import Policy
 from jumpvpn.recording.codec import BadValue, Sight, Veil, decode, encode, hints_of

@@ -7,8 +7,9 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jumpvpn.runtime.stores.base import Store
 
@@ -136,6 +137,16 @@ async def follow(path: Path, *, from_start: bool = False, offset: int | None = N
         partial = partial[:LONGEST_LINE]
         for line in whole:
             yield line + b"\n"
+
+
+def stream(path: Path) -> Callable[[Any], AsyncIterator[str]]:
+    """What a node's control socket answers to ``events``: the journal's lines; with ``from_start`` from the first."""
+
+    async def lines(args: Any) -> AsyncIterator[str]:
+        async for line in follow(path, from_start=bool(args.get("from_start", False))):
+            yield line.decode("utf-8").rstrip("\n")
+
+    return lines
 
 
 def _start_of_tail(fd: int, size: int, last: int) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 
 from jumpvpn.config import ClientConfig, GatewayConfig
 from jumpvpn.engine.client import ClientEngine
-from jumpvpn.engine.gateway import GatewayEngine, Place
+from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.engine.liveness import Liveness
+from jumpvpn.engine.place import Place
 from jumpvpn.policy.selection import Budget
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import Plane
@@ -94,14 +95,9 @@ def _session(
     view: tuple[dict[str, Any], dict[int, dict[str, Any]]],
     now: Instant,
 ) -> dict[str, Any]:
-    policy, stats, paths = session.policy, *view
-    lost = session.transportless_at
-    nearest = next_deadline(session)
+    stats, paths = view
     bound = session.binding
     active = bound.transport if bound is not None else None
-    budget = Budget(session.switches, session.hold_until)
-    lifetime_left = session.born_at + policy.session.max_lifetime - now
-    ttl_left = lost + policy.session.transport_ttl - now if lost is not None else None
     return {
         "uid": session.uid,
         "state": session.state.value,
@@ -112,17 +108,7 @@ def _session(
         "binding": None
         if bound is None
         else {"transport": bound.transport, "peer": bound.peer, "since_ms": milliseconds(now - bound.since)},
-        "transportless_ms": milliseconds(now - lost) if lost is not None else None,
-        "transport_ttl_left_ms": milliseconds(ttl_left) if ttl_left is not None else None,
-        "transport_ttl_ms": milliseconds(policy.session.transport_ttl),
-        "lifetime_left_ms": milliseconds(lifetime_left),
-        "switches_used": budget.used(now),
-        "switches_max": policy.switching.max_per_minute,
-        "hold_down_left_ms": milliseconds(budget.hold_left(now)),
-        "attempts": session.attempts,
-        "attempts_max": policy.recovery.max_attempts,
-        "next_deadline": None if nearest is None else {"name": nearest.name, "in_ms": milliseconds(nearest.at - now)},
-        "silence_formula": policy.volatility.silence_formula(),
+        **_limits(session, now),
         "transports": [
             _transport(t, active, limits.get(t.id), _stats_of(t, paths), now)
             for t in sorted(transports, key=lambda t: t.id)
@@ -130,6 +116,26 @@ def _session(
         "traffic": {
             name: stats.get(name, 0) for name in ("tx_bytes", "rx_bytes", "queued", "shed", "resent", "duplicates")
         },
+    }
+
+
+def _limits(session: Session, now: Instant) -> dict[str, Any]:
+    """How far the session is from each of its bounds."""
+    policy, lost, nearest = session.policy, session.transportless_at, next_deadline(session)
+    budget = Budget(session.switches, session.hold_until)
+    ttl_left = lost + policy.session.transport_ttl - now if lost is not None else None
+    return {
+        "transportless_ms": milliseconds(now - lost) if lost is not None else None,
+        "transport_ttl_left_ms": milliseconds(ttl_left) if ttl_left is not None else None,
+        "transport_ttl_ms": milliseconds(policy.session.transport_ttl),
+        "lifetime_left_ms": milliseconds(session.born_at + policy.session.max_lifetime - now),
+        "switches_used": budget.used(now),
+        "switches_max": policy.switching.max_per_minute,
+        "hold_down_left_ms": milliseconds(budget.hold_left(now)),
+        "attempts": session.attempts,
+        "attempts_max": policy.recovery.max_attempts,
+        "next_deadline": None if nearest is None else {"name": nearest.name, "in_ms": milliseconds(nearest.at - now)},
+        "silence_formula": policy.volatility.silence_formula(),
     }
 
 

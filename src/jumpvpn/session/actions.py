@@ -20,11 +20,13 @@ def nothing(session: Session, _event: Any, _now: Instant) -> Session:
 
 
 def attach_first(session: Session, event: Any, now: Instant) -> Session:
-    """BIRTH ends: the first binding."""
+    """BIRTH ends: the first binding, under the newest policy."""
     binding = Binding(event.transport, event.peer, event.epoch, now)
-    return replace(
-        session, binding=binding, incumbent=event.transport, epoch=event.epoch, keys_at=now,
-        peer_version=event.peer_version,
+    return _settle(
+        replace(
+            session, binding=binding, incumbent=event.transport, epoch=event.epoch, keys_at=now,
+            peer_version=event.peer_version,
+        )
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from jumpvpn.leaving import quietly
 from jumpvpn.sim import report
 from jumpvpn.sim.campaign import Total, campaign, play
 from jumpvpn.sim.judge import journal_judge
@@ -16,6 +17,7 @@ SEEDS = 2000
 SEEDS_MAX = 1_000_000  # days of work; more is a slip of the finger
 SEED_LIMIT = 2**63
 PROGRESS_SECONDS = 2.0
+ESTIMATE_FROM = 50  # seeds: before that the start of the processes outweighs them
 
 EPILOG = """A seed decides everything: equal seeds give equal transcripts. Exit codes: 0 every promise held (rows that
 no seed reached are listed), 1 a seed failed (its transcript and the command to see it again are printed), 2 wrong
@@ -38,6 +40,9 @@ class Progress:
         now = time.monotonic()
         if now - self._told >= PROGRESS_SECONDS:
             self._told = now
+            if total.seeds < ESTIMATE_FROM:
+                sys.stderr.write(f"jumpvpn sim: {total.seeds} of {self._seeds} seeds\n")
+                return
             left = (now - self._begin) / total.seeds * (self._seeds - total.seeds)
             failed = f", {len(total.failed)} failed" if total.failed else ""
             sys.stderr.write(f"jumpvpn sim: {total.seeds} of {self._seeds} seeds{failed}, about {left:.0f} s left\n")
@@ -54,11 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _many(options)
     except Misused as error:
         parser.error(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         sys.stderr.write(f"jumpvpn sim: cannot write {error.filename}: {error.strerror}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("jumpvpn sim: stopped\n")
         return 2
 
 
@@ -134,4 +138,4 @@ def _write(path: Path | None, total: Total) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly("jumpvpn sim", main))

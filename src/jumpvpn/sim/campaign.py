@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -81,6 +82,12 @@ def _outcomes(one: Callable[[int], Outcome], seeds: Iterable[int], jobs: int) ->
     if jobs <= 1:
         yield from map(one, seeds)
         return
-    # Fresh interpreters: what this process has loaded, patched or locked is not theirs.
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    # Fresh interpreters: what this process has loaded, patched or locked is not theirs. They are deaf to Ctrl-C from
+    # their very beginning, which they inherit.
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        workers = multiprocessing.get_context("spawn").Pool(jobs)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with workers as pool:
         yield from pool.imap(one, seeds, chunksize=CHUNK)

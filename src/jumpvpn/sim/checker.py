@@ -32,6 +32,7 @@ class Checker:
         self.made: dict[str, set[str]] = {}  # nonces that a session's client drew
         self.ending: set[tuple[str, str]] = set()  # who was asked by an operator to end what
         self.facts: dict[str, list[inp.PathValidated]] = {"client": [], "gateway": []}
+        self.addresses: dict[str, set[str]] = {}  # from which a session's client has answered the gateway
         self._world = world
         self._commits = CommitChecks(self)
         self._nearest = NEVER
@@ -75,6 +76,17 @@ class Checker:
         waiting = plane.pending.get(order.secret.number) if plane is not None and order.secret is not None else None
         return waiting is None or waiting.copied or not waiting.fresh
 
+    def was_proved(self, uid: str, order: out.Commit) -> bool:
+        """Whether the address of the request that ``order`` grants has ever answered a challenge or brought a token."""
+        plane = self._world.gateway_planes.get(uid)
+        waiting = plane.pending.get(order.secret.number) if plane is not None and order.secret is not None else None
+        if waiting is None:
+            return False
+        known = self.addresses.setdefault(uid, set())
+        if waiting.request.token == waiting.address.encode():
+            known.add(waiting.address)
+        return waiting.address in known
+
     def woke(self, side: str) -> None:
         """An engine is about to be woken because it asked for it."""
         now = self._world.now
@@ -97,8 +109,12 @@ class Checker:
         session, seat = self._seat_for(side, event)
         self._idle = session if seat is not None and seat.pending is None else None
         self._quiet = False
-        if isinstance(event, inp.PathValidated):
+        if isinstance(event, inp.HandshakeOffered):  # whoever completes it has received the answer there
+            self.addresses[event.session_id.uid] = {event.peer}
+        elif isinstance(event, inp.PathValidated):
             self.facts[side].append(event)
+            if side == "gateway":
+                self.addresses.setdefault(event.uid, set()).add(event.peer)
         elif isinstance(event, inp.OperatorTerminate):
             self.ending.add((side, event.uid))
         elif isinstance(event, inp.ReattachAsked):

@@ -137,6 +137,8 @@ class CommitChecks:
         if life.side == "gateway":
             copied = self._checker.was_copied(life.uid, order)
             self._require(Property.PROOF, not copied, "the request itself", f"a copy of nonce {nonce} was granted")
+            proved = self._checker.was_proved(life.uid, order)
+            self._require(Property.PROOF, proved, "an address that has answered", f"nonce {nonce} came from another")
 
     # --- clocks and bounds -------------------------------------------------------------------------------------------
 

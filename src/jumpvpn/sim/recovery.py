@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jumpvpn.engine.plans import DENIAL_WAIT_MAX, PATIENCE_MAX
+from jumpvpn.engine.plans import BLIND_WAIT, DENIAL_WAIT_MAX, PATIENCE_MAX, PROMPT_TRIES
 from jumpvpn.policy.model import Policy
 from jumpvpn.properties import Property
 from jumpvpn.session.state import Session, State
+from jumpvpn.sim.life import deadlines_of
 from jumpvpn.sim.violation import Violated
 from jumpvpn.sim.world import World
+from jumpvpn.transports.state import Condition
 from jumpvpn.values import MILLISECOND, MINUTE, SECOND
 
 LOOK = 0.25  # s between two looks at both ends
@@ -23,12 +25,14 @@ SLACK = SECOND  # store, network and the look itself
 class Healed:
     """How it went: seconds until both ends were settled, and how (``ATTACHED`` or ``TERMINATED``).
 
-    ``rekey_halfway``: only the gateway knows of the newest rekey; what flows, flows in the epoch before.
+    ``rekey_halfway``: only the gateway knows of the newest rekey; what flows, flows in the epoch before. ``owed``:
+    everything that recovery asks for was there, so that an end, whatever its reason, would have been a violation.
     """
 
     took: float
     outcome: str
     rekey_halfway: bool
+    owed: bool
 
 
 def attach_bound(client: Policy, gateway: Policy) -> int:
@@ -45,6 +49,43 @@ def attach_bound(client: Policy, gateway: Policy) -> int:
     return notice + stay + wait + client.recovery.window + SLACK
 
 
+def prompt_bound(client: Policy, gateway: Policy, *, blind: bool) -> int:
+    """As ``attach_bound`` where nothing has to be waited for: neither budget nor patience nor the gateway's word.
+
+    ``blind``: the gateway is in a newer epoch and answers no probe, so the client waits before it tries nevertheless.
+    """
+    waits = max(PATIENCE_MAX, DENIAL_WAIT_MAX, MINUTE, client.switching.hold_down, gateway.switching.hold_down)
+    hold = max(client.switching.hold_down, gateway.switching.hold_down)
+    return attach_bound(client, gateway) - waits + hold + (BLIND_WAIT * PROMPT_TRIES if blind else 0)
+
+
+def owed(world: World) -> int | None:
+    """Within which time (ns) both ends have to attach, if both have attempts, budget and time left and a transport."""
+    client, gateway = world.client.session, world.gateway_session
+    if client is None or gateway is None or not (client.state.live and gateway.state.live):
+        return None
+    allows = client.policy.transports.allows
+    known = world.client.transports.values()
+    candidate = any(allows(t.interface, t.protocol, t.gateway) for t in known if t.condition is not Condition.GONE)
+    refused = world.now < world.client.plans.denied_until
+    prompt = client.attempts <= PROMPT_TRIES and not refused
+    bound = prompt_bound(client.policy, gateway.policy, blind=gateway.epoch > client.epoch)
+    room = all(_has_room(world, side, bound) for side in ("client", "gateway"))
+    return bound if candidate and prompt and room else None
+
+
+def _has_room(world: World, side: str, bound: int) -> bool:
+    """Attempts for a wish in vain and one more, a switch within the budget, and no clock that ends within ``bound``."""
+    life = world.checker.lives[(side, world.uid)]
+    session = life.record
+    assert session is not None, "a live session has a record"
+    policy = session.policy
+    ends = [at for at, prop, _ in deadlines_of(session) if prop is Property.FINITE]
+    ends += [world.now + policy.session.transport_ttl, world.now + policy.recovery.episode_max]
+    budget = life.spent(world.now) < policy.switching.max_per_minute
+    return budget and min(ends) > world.now + bound and policy.recovery.max_attempts - session.attempts >= 2
+
+
 def end_bound(rules: Policy) -> int:
     """Longest time (ns) until one end gives up a session that the other end holds no more, and told nobody."""
     quiet = rules.volatility
@@ -56,20 +97,30 @@ def end_bound(rules: Policy) -> int:
 def settle(world: World) -> Healed:
     """Let time pass until both ends agree. Raises Violated(MUST_RECOVER) when they do not within the bound."""
     begin = since = world.now
+    due = None
+    if not _over(world):
+        world.run(LOOK)  # what had queued up is handled
+        due = owed(world)
     bound, wanted = attach_bound(world.client_rules, world.gateway_rules), ATTACH
+    if due is not None:
+        bound = due
     while not _over(world):
-        if wanted == ATTACH and _alone(world):
+        if wanted == ATTACH and _alone(world) and due is None:
             since, bound, wanted = world.now, end_bound(world.client_rules), FOLLOW
-        if wanted == ATTACH and _keeps_last_attempt(world):
+        if wanted == ATTACH and _keeps_last_attempt(world) and due is None:
             since, bound, wanted = world.now, end_bound(world.client_rules), LAST
         if world.now - since > bound:
             raise Violated(Property.MUST_RECOVER, f"{wanted} within {bound / SECOND:.1f} s", _seen(world))
         world.run(LOOK)
     outcome = "ATTACHED" if _attached(world) else "TERMINATED"
+    if due is not None and outcome != "ATTACHED":
+        raise Violated(
+            Property.MUST_RECOVER, f"{ATTACH}: transport, time, attempts and budget were there", _seen(world)
+        )
     took = (world.now - begin) / SECOND
     halfway = rekey_is_halfway(world)
     _end_leftovers(world)
-    return Healed(took, outcome, halfway)
+    return Healed(took, outcome, halfway, due is not None)
 
 
 def _keeps_last_attempt(world: World) -> bool:

@@ -111,7 +111,7 @@ class Run:
         self.trouble.heal()
         healed = settle(world)
         self._outcome.recovery_s = healed.took
-        world.checker.checks[Property.MUST_RECOVER.name] += 1
+        world.checker.checks[Property.MUST_RECOVER.name] += healed.owed
         if healed.rekey_halfway:
             self._outcome.notes["attached with a rekey that the client never heard of"] += 1
 
@@ -141,7 +141,7 @@ class Run:
         found = []
         for side in ("client", "gateway"):
             life = self.world.checker.lives.get((side, self.world.uid))
-            record = life.record if life is not None else self.world.client.session if side == "client" else None
+            record = self.world.client.session if side == "client" else life.record if life is not None else None
             ended = record is not None and record.state is State.TERMINATED
             reason = f" {record.reason.value}" if record is not None and ended and record.reason is not None else ""
             found.append(f"{record.state.value}{reason}" if record is not None else "-")

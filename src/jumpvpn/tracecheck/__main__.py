@@ -8,15 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jumpvpn.tracecheck import model
+from jumpvpn.leaving import quietly
+from jumpvpn.tracecheck import model, ownership
 from jumpvpn.tracecheck.journals import TRACES_MAX, UnreadableJournal
 from jumpvpn.tracecheck.tlc import TlcFailed, TlcMissing
 from jumpvpn.tracecheck.traces import Finding, Report, Verdict, validate
 
-WHAT = "Judges the sessions of event journals by the TLA+ module of the session, or checks the module itself."
+WHAT = "Judges the sessions of event journals by the TLA+ module of the session, or checks the modules themselves."
 HELP = """Exit status: 0 every session is ACCEPTED (with --model: every promise holds); 1 one is REJECTED (a promise is
-violated, a row is never taken); 2 not judged: wrong use, unreadable journal, no session in it, the beginning of one
-missing, Java or TLC missing or stopped."""
+violated, a row or an action is never taken); 2 not judged: wrong use, unreadable journal, no session in it, the
+beginning of one missing, Java or TLC missing or stopped."""
 UNJUDGED = 2
 
 
@@ -37,7 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "logs", nargs="*", type=Path, metavar="LOG", help="event journals (JSON lines) of one deployment"
     )
-    parser.add_argument("--model", action="store_true", help="check the module itself, exhaustively; takes no LOG")
+    parser.add_argument(
+        "--model",
+        action="store_true",
+        help="check the modules of the session and of ownership, exhaustively; takes no LOG",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--session", metavar="UID", help="only this session (16 hex digits, as events show it)")
     parser.add_argument(
@@ -76,16 +81,15 @@ def _traces(asked: argparse.Namespace) -> int:
     else:
         for finding in report.findings:
             _print(_line(finding))
-        _print(_summary(report))
+        _print(_summary(report, asked.session))
     if report.rejected:
         return 1
     return 0 if report.accepted else UNJUDGED
 
 
 def _progress(number: int, runs: int) -> None:
-    """One line per run of TLC (some seconds), where there are several."""
     if runs > 1:
-        sys.stderr.write(f"tracecheck: run {number} of {runs}\n")
+        _note(f"run {number} of {runs}")
 
 
 def _line(finding: Finding) -> str:
@@ -99,16 +103,18 @@ def _line(finding: Finding) -> str:
     return f"{where}{finding.session} ({finding.end}): {finding.verdict.value}, {words[finding.verdict]}{note}"
 
 
-def _summary(report: Report) -> str:
+def _summary(report: Report, asked_for: str | None) -> str:
     counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
     parts = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
     judged = len(report.findings)
     if not judged:
-        parts = ["no session was found: give event journals that hold sessions"]
+        parts = ["no such session was found" if asked_for else "no session was found"]
+        parts[0] += ": --session takes all 16 digits" if asked_for else ": give event journals that hold sessions"
     elif judged < report.sessions:
         parts.append(f"{report.sessions - judged} more not judged")
     if report.unreadable:
-        parts.append(f"{report.unreadable} lines are no event records")
+        one = report.unreadable == 1
+        parts.append("1 line is no event record" if one else f"{report.unreadable} lines are no event records")
     return "; ".join(parts)
 
 
@@ -133,22 +139,49 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 def _model(*, as_json: bool) -> int:
     checked = model.check()
+    protocol = ownership.check(lambda config: _note(f"checking {config}"))
+    holds = checked.holds and protocol.holds
     if as_json:
-        runs = [
-            {"config": run.config, "states": run.states, "distinct": run.distinct, "promises": list(run.promises),
-             "violated": run.violated} for run in checked.runs
-        ]  # fmt: skip
-        _print(
-            json.dumps({"holds": checked.holds, "rows": checked.rows, "untaken": list(checked.untaken), "runs": runs})
-        )
-    else:
-        for run in checked.runs:
-            _print(_run_line(run))
-            if run.violated is not None:
-                _print(run.text)
-        taken = f"{checked.rows - len(checked.untaken)} of {checked.rows} rows taken"
-        _print(taken + (f"; never: {' '.join(checked.untaken)}" if checked.untaken else ""))
-    return 0 if checked.holds else 1
+        told = {
+            "holds": holds, "rows": checked.rows, "untaken": list(checked.untaken), "runs": _runs_json(checked.runs),
+            "ownership": {
+                "holds": protocol.holds, "actions": protocol.actions, "untaken": list(protocol.untaken),
+                "runs": _runs_json(protocol.runs), "assumptions": list(ownership.ASSUMPTIONS),
+            },
+        }  # fmt: skip
+        _print(json.dumps(told))
+        return 0 if holds else 1
+    _tell_runs(checked.runs)
+    _print(_taken("rows", checked.rows, checked.untaken))
+    _tell_runs(protocol.runs)
+    _print(_taken("actions of ownership", protocol.actions, protocol.untaken))
+    _print("ownership is a model of the design, under these assumptions:")
+    for assumption in ownership.ASSUMPTIONS:
+        _print(f"  - {assumption}")
+    return 0 if holds else 1
+
+
+def _runs_json(runs: tuple[model.Checked, ...]) -> list[dict[str, Any]]:
+    return [
+        {"config": run.config, "states": run.states, "distinct": run.distinct, "promises": list(run.promises),
+         "violated": run.violated} for run in runs
+    ]  # fmt: skip
+
+
+def _tell_runs(runs: tuple[model.Checked, ...]) -> None:
+    for run in runs:
+        _print(_run_line(run))
+        if run.violated is not None:
+            _print(run.text)
+
+
+def _taken(what: str, total: int, untaken: tuple[str, ...]) -> str:
+    return f"{total - len(untaken)} of {total} {what} taken" + (f"; never: {' '.join(untaken)}" if untaken else "")
+
+
+def _note(text: str) -> None:
+    """One line per run of TLC: it takes seconds to half a minute."""
+    sys.stderr.write(f"tracecheck: {text}\n")
 
 
 def _run_line(run: model.Checked) -> str:
@@ -162,7 +195,7 @@ def _print(text: str) -> None:
 
 def run() -> NoReturn:
     """The command as a process."""
-    raise SystemExit(main())
+    raise SystemExit(quietly("tracecheck", main))
 
 
 if __name__ == "__main__":

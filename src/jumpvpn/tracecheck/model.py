@@ -57,9 +57,9 @@ def check(files: Mapping[str, str] | None = None) -> Model:
     return Model(runs, len(rows), untaken)
 
 
-def check_one(config: str, files: Mapping[str, str]) -> Checked:
+def check_one(config: str, files: Mapping[str, str], module: str = "Session", workers: int = 1) -> Checked:
     """One configuration. Raises TlcMissing, TlcFailed."""
-    outcome = tlc.run("Session", config, files)
+    outcome = tlc.run(module, config, files, workers=workers)
     told = promises(files[config])
     return Checked(config, outcome.states, outcome.distinct, told, outcome.violated, outcome.text)
 

@@ -12,10 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SPEC = Path(__file__).parents[3] / "spec" / "tla"
-MODULES = ("Session.tla", "TraceSession.tla", "generated/SessionTable.tla")
-CONFIGS = ("Session.cfg", "Liveness.cfg", "TraceSession.cfg")
+MODULES = ("Session.tla", "TraceSession.tla", "generated/SessionTable.tla", "Ownership.tla")
+CONFIGS = (
+    "Session.cfg", "Liveness.cfg", "TraceSession.cfg",
+    "Ownership.cfg", "OwnershipDrift.cfg", "OwnershipThree.cfg", "OwnershipLive.cfg",
+)  # fmt: skip
 HEAP_MB = 1024  # the largest run, of full-length traces, takes about 700 with all that Java adds
-SECONDS = 300  # the exhaustive run takes ten on a small machine
+SECONDS = 300  # the largest exhaustive run takes forty on a small machine
 _STATES = re.compile(r"^([\d,]+) states generated, ([\d,]+) distinct states found, 0 states left", re.MULTILINE)
 _VIOLATED = re.compile(
     r"^Error: (?:(?:Invariant|Action property) (\w+) is violated|The invariant of (\w+) is equal to FALSE)",
@@ -51,8 +54,8 @@ def sources() -> dict[str, str]:
         raise TlcMissing(f"the specification is missing ({error.filename}); run this from a checkout") from error
 
 
-def run(module: str, config: str, files: Mapping[str, str], seconds: float = SECONDS) -> Outcome:
-    """Check ``module`` under ``config``; ``files`` are all modules and configurations by name.
+def run(module: str, config: str, files: Mapping[str, str], seconds: float = SECONDS, workers: int = 1) -> Outcome:
+    """Check ``module`` under ``config`` with ``workers`` threads; ``files`` are all modules and configurations by name.
 
     Raises TlcMissing, TlcFailed.
     """
@@ -63,7 +66,7 @@ def run(module: str, config: str, files: Mapping[str, str], seconds: float = SEC
         command = [
             java, f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true",
             f"-Djava.io.tmpdir={place}", f"-Duser.home={place}", "-cp", jar, "tlc2.TLC", "-nowarning", "-deadlock",
-            "-workers", "1", "-metadir", f"{place}/states", "-config", config, module,
+            "-workers", str(workers), "-metadir", f"{place}/states", "-config", config, module,
         ]  # fmt: skip
         try:
             ended = subprocess.run(

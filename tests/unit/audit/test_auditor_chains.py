@@ -209,6 +209,57 @@ def test_other_keys_do_not_help_a_forger_against_the_anchor() -> None:
     assert rules(judged(forged.lines, anchors=[honest.public(1)])) == {"A-1"}
 
 
+def _without_checkpoints(records: Records, first: int) -> Records:
+    return [r for r in records if r["data"].get("number", 0) < first or r["event"] != "audit.checkpoint"]
+
+
+def test_an_anchor_is_not_satisfied_by_a_log_without_checkpoints() -> None:
+    """Whoever has no key can write everything anew without a single checkpoint, ends and farewells and all."""
+    node = gateway_log()
+    bare = rewritten(node.lines, lambda records: _without_checkpoints(records, 1))
+    report = judged(bare, anchors=[node.public(1)])
+    assert report.outcome is Outcome.INCOMPLETE
+    assert {verdict.chain[:2] for verdict in report.faults} == {"s:", "n:", "ke"}
+    assert "verifies no checkpoint" in report.explain()
+    unanchored = judged(bare)
+    assert unanchored.ok
+    assert any("no checkpoint was verified" in note for note in unanchored.notes)
+    alone = [line for line in node.lines if json.loads(line)["chain"].startswith(SESSION)]
+    assert judged(alone, anchors=[node.public(1)]).outcome is Outcome.INCOMPLETE
+
+
+def test_an_anchor_asks_for_a_checkpoint_over_what_is_closed() -> None:
+    node = gateway_log()
+    kept = next(i for i, line in enumerate(node.lines) if json.loads(line)["data"].get("number") == 1) + 1
+
+    def altered(records: Records) -> Records:
+        changes = [r for r in records[kept:] if "dwell_ms" in r["data"]]
+        changes[0]["data"]["dwell_ms"] += 1
+        return _without_checkpoints(records, 2)
+
+    forged = rewritten(node.lines, altered)
+    assert forged[:kept] == [line if line.endswith(b"\n") else line + b"\n" for line in node.lines[:kept]]
+    report = judged(forged, anchors=[node.public(1)])
+    assert report.outcome is Outcome.INCOMPLETE, report.explain()
+    assert {verdict.chain[:2] for verdict in report.faults} == {"s:", "n:"}
+    (session,) = (verdict for verdict in report.faults if verdict.chain.startswith(SESSION))
+    assert (session.end, session.state) == ("ended", "TERMINATED")
+    assert "may have been replaced" in session.gaps[0].text
+
+
+def test_findings_that_say_the_same_of_neighbours_are_shown_as_one() -> None:
+    lines = gateway_log(vouch=False).lines
+
+    def later(records: Records) -> None:
+        for record in records:
+            record["time_ms"] += 1
+
+    forked = [line for line in rewritten(lines, later) if json.loads(line)["chain"].startswith(SESSION)]
+    report = judged([*lines, *forked])
+    assert report.explain().count("forked") == 1
+    assert report.repeats == 0
+
+
 def test_keys_and_numbers_continue_over_runs() -> None:
     node = Node()
     tale = Tale(node)

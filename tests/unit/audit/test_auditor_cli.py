@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_logs import Node, client_log, gateway_log
+from audit_logs import Node, Records, client_log, gateway_log, rewritten
 from typer.testing import CliRunner
 
 from jumpvpn.audit.auditor import audit_lines
@@ -104,6 +104,44 @@ def test_wrong_options_are_usage_errors(logs: tuple[Node, list[str]], argv: list
 
 def test_the_same_log_twice_is_a_mistake(logs: tuple[Node, list[str]]) -> None:
     assert RUN.invoke(audit_commands, ["verify", logs[1][0], logs[1][0]]).exit_code == 2
+
+
+def test_a_log_gives_no_orders_to_the_terminal(tmp_path: Path) -> None:
+    def hostile(records: Records) -> None:
+        for record in records:
+            if record["reason"] == "probe_timeout":
+                record["reason"] = "\x1b[2J[bold]x"
+            if record["transport"]:
+                record["transport"]["id"] = "[link]\x1b]0;x\x07\u202e"
+
+    log = tmp_path / "hostile.jsonl"
+    log.write_bytes(b"".join(rewritten(client_log().lines, hostile)))
+    for command in ("verify", "timeline", "stats"):
+        said = RUN.invoke(audit_commands, [command, str(log)]).stdout
+        assert all(sign.isprintable() for sign in said.replace("\n", "")), command
+    told = RUN.invoke(audit_commands, ["timeline", str(log)]).stdout
+    assert "?[2J[bold]x" in told
+    assert "[link]?]0;x" in told
+
+
+def test_small_numbers_are_said_in_good_english(tmp_path: Path) -> None:
+    lines = client_log().lines
+    place = next(i for i, line in enumerate(lines) if json.loads(line)["event"] == "transport.switch")
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"".join([*lines[:place], *lines[place + 1 :], lines[0]]))
+    said = RUN.invoke(audit_commands, ["verify", str(log)]).stdout
+    assert "is missing; what it changed" in said
+    assert "1 repeated record\n" in said
+
+
+def test_many_unreadable_lines_do_not_fill_the_screen(tmp_path: Path) -> None:
+    log = tmp_path / "other.log"
+    log.write_text('{"level":"info"}\n' * 50)
+    done = RUN.invoke(audit_commands, ["verify", str(log)])
+    assert done.exit_code == 2
+    assert "and 40 more unreadable lines" in done.stdout
+    assert "no event record of Jumping VPN" in done.stdout
+    assert len(done.stdout.splitlines()) < 16
 
 
 def test_the_commands_are_part_of_jumpvpn(logs: tuple[Node, list[str]]) -> None:

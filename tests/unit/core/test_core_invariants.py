@@ -18,7 +18,7 @@ from jumpvpn.engine.seat import Turn
 from jumpvpn.policy.selection import Budget
 from jumpvpn.session import events as ev
 from jumpvpn.session.deadlines import deadlines, reached_deadlines
-from jumpvpn.session.machine import Step
+from jumpvpn.session.machine import Step, step
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.transitions import ROWS
@@ -199,3 +199,16 @@ class Adversary(RuleBasedStateMachine):
 
 TestAdversary = Adversary.TestCase
 TestAdversary.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def test_a_policy_that_comes_during_the_handshake_is_in_force_once_attached() -> None:
+    """Only deadlines that go on running keep the smaller value: nothing else of the old policy outlives BIRTH."""
+    old = policy(session={"max_lifetime": "1h", "transport_ttl": "20s"}, recovery={"episode_max": "20s"})
+    new = policy(session={"max_lifetime": "2h", "transport_ttl": "30s"}, recovery={"episode_max": "40s"})
+    waiting = step(born(rules=old), ev.PolicyReloaded(new), START).session
+    assert waiting.policy.session.transport_ttl == old.session.transport_ttl
+    session = step(waiting, ev.HandshakeCompleted(LTE, PEER, Epoch(1), Version(1)), START).session
+    assert (session.state, session.next_policy) == (State.ATTACHED, None)
+    assert session.policy.session.transport_ttl == new.session.transport_ttl
+    assert session.policy.recovery == new.recovery
+    assert session.policy.session.max_lifetime == old.session.max_lifetime

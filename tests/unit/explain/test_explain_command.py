@@ -140,6 +140,40 @@ def test_lines_that_were_exported_twice_are_told_once(tmp_path: Path, capsys: py
         assert answer(written(tmp_path, doubled), capsys)["why"] == alone["why"]
 
 
+def test_a_moment_within_lines_that_were_exported_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = [r for r in map(parse, CLIENT) if r is not None and r.event == "session.state_change"]
+    log = written(tmp_path, CLIENT, "once.jsonl")
+    for record in own:
+        place = next(i for i, line in enumerate(CLIENT) if parse(line) == record)
+        doubled = written(tmp_path, [*CLIENT[: place + 6], *CLIENT[place - 1 : place + 6], *CLIENT[place + 6 :]])
+        question = Question("", None, record.ref)
+        once, twice = answer(log, capsys, question), answer(doubled, capsys, question)
+        for part in ("state", "why", "then", "networks"):
+            assert twice.get(part) == once.get(part), (record.ref, part)
+
+
+def test_the_network_whose_death_is_told_is_not_called_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = next(r for r in map(parse, CLIENT) if r is not None and r.reason == "transport_dead" and r.transport)
+    command.run(Question("", None, dead.ref), None, None, written(tmp_path, CLIENT), as_json=False)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if dead.transport.split("/")[0] + "  " in line)
+    assert "gone" in line
+
+
+def test_a_new_process_does_not_know_the_networks_of_the_old_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = began()
+    world.run(5)
+    world.stop_gateway()
+    world.run(0.5)
+    world.start_gateway()
+    world.run(0)
+    log = written(tmp_path, world.journals["gateway"].lines)
+    command.run(Question(world.uid, None, None), None, None, log, as_json=False)
+    said = capsys.readouterr().out
+    assert "good for" not in said
+
+
 def test_a_log_that_begins_late_says_what_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(written(tmp_path, CLIENT[-8:]), capsys)
     assert any("does not reach back to the birth" in note for note in found["notes"])

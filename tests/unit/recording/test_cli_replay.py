@@ -285,5 +285,8 @@ def test_recordings_that_do_not_serve_are_refused(run: Run, client: Path, gatewa
     edit(client, b'"evidence":"link"', b'"evidence":"silence"')
     code, _, errors = run("policy", "dry-run", policy, "--trace", client)
     assert (code, "the recording does not replay" in errors) == (1, True)
+    wrong = written(tmp_path / "wrong.toml", "[policy.switching]\nhold_down = 'soon'\n")
+    code, _, errors = run("policy", "dry-run", wrong, "--trace", client)
+    assert (code, "must be a duration" in errors) == (1, True)
     code, _, errors = run("policy", "dry-run", tmp_path / "none.toml", "--trace", client)
     assert (code, "there is no such file" in errors) == (2, True)

@@ -16,7 +16,8 @@ from jumpvpn.audit.sealing import Origin, Sealer
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine.book import TransportBook
 from jumpvpn.engine.client import ClientEngine
-from jumpvpn.engine.gateway import GatewayEngine, Place
+from jumpvpn.engine.gateway import GatewayEngine
+from jumpvpn.engine.place import Place
 from jumpvpn.engine.plans import Plans
 from jumpvpn.engine.seat import Seat
 from jumpvpn.policy.model import Policy

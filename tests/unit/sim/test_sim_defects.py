@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from jumpvpn.engine import gateway_plans
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine.client import ClientEngine
+from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.engine.plans import Plans
 from jumpvpn.engine.seat import Seat
 from jumpvpn.policy.selection import Budget
@@ -71,6 +73,23 @@ def _proof_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jumpvpn.engine.gateway.validate", lambda *_args, **_more: Verdict(10, None))
 
 
+def _any_address_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = GatewayEngine._reattach_asked
+
+    def trusting(engine: GatewayEngine, place: Any, request: inp.ReattachAsked, turn: Any, now: Any) -> None:
+        asked(engine, place, replace(request, token_ok=True), turn, now)
+
+    monkeypatch.setattr(GatewayEngine, "_reattach_asked", trusting)
+
+
+def _rebinding_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_plans, "may_rebind", lambda _session, _now: True)
+
+
+def _never_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seat, "wakeups", lambda _seat, _moments: [])
+
+
 def _budget_is_endless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Budget, "used", lambda _budget, _now: 0)
 
@@ -116,6 +135,9 @@ DEFECTS: dict[str, tuple[Patch, str]] = {
     "VOLATILE returns to ATTACHED": (_stable_without_proof, "EDGES"),
     "no candidate ends the session": (_death_ends_the_session, "EDGES"),
     "no proof is asked for": (_proof_is_not_asked_for, "PROOF"),
+    "any address is granted": (_any_address_is_granted, "PROOF"),
+    "a rebinding costs nothing": (_rebinding_costs_nothing, "BOUNDED_SWITCHING"),
+    "the engine never wakes": (_never_wakes, "FINITE"),
     "the switch budget is endless": (_budget_is_endless, "BOUNDED_SWITCHING"),
     "silence is overheard": (_silence_is_overheard, "VISIBLE"),
     "DEGRADED waits for ever": (_degraded_waits_for_ever, "MUST_RECOVER"),

@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from jumpvpn.audit.auditor import audit_lines
+from jumpvpn.engine.plans import Plans
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.state import State
 from jumpvpn.sim.judge import Complaint, journal_judge
-from jumpvpn.sim.recovery import attach_bound, end_bound, settle
+from jumpvpn.sim.recovery import attach_bound, end_bound, owed, prompt_bound, settle
 from jumpvpn.sim.run import Run
 from jumpvpn.sim.violation import Violated
 from jumpvpn.sim.world import World
+from jumpvpn.transports.state import Condition
 from jumpvpn.values import SECOND
 
 
@@ -87,9 +90,42 @@ def test_a_world_that_does_not_work_breaks_must_recover_at_the_bound() -> None:
     world = World().start()
     world.blackhole("wlan0", "eth0")
     begin = world.now
-    with pytest.raises(Violated, match=r"MUST_RECOVER: expected both ends attached within 85\.2 s"):
+    with pytest.raises(Violated, match=r"MUST_RECOVER: expected both ends attached within 26\.7 s"):
         settle(world)
-    assert attach_bound(Policy(), Policy()) < world.now - begin <= attach_bound(Policy(), Policy()) + SECOND
+    bound = prompt_bound(Policy(), Policy(), blind=False)
+    assert bound < world.now - begin <= bound + SECOND
+
+
+def test_an_end_by_a_rule_is_no_recovery_where_everything_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never asks would end by its TTL, for a reason that applies: MUST_RECOVER is broken all the same."""
+    monkeypatch.setattr(Plans, "_degraded_plan", lambda *_: None)
+    world = World(Policy.model_validate({"session": {"transport_ttl": "30s"}})).start()
+    world.down("wlan0")
+    world.down("eth0")
+    world.run(0.5)
+    world.up("wlan0")
+    world.up("eth0")
+    with pytest.raises(Violated, match="MUST_RECOVER: expected both ends attached"):
+        settle(world)
+
+
+def test_nothing_is_owed_without_attempts_budget_or_candidate() -> None:
+    world = World().start()
+    assert owed(world) == prompt_bound(Policy(), Policy(), blind=False)
+    seat = world.client.seat
+    assert seat is not None
+    life = world.checker.lives[("client", world.uid)]
+    assert life.record is not None
+    life.record = replace(life.record, attempts=life.record.policy.recovery.max_attempts - 1)
+    assert owed(world) is None
+    life.record = replace(life.record, attempts=0)
+    life.switches = [world.now] * life.record.policy.switching.max_per_minute
+    assert owed(world) is None
+    life.switches = []
+    assert owed(world) is not None
+    for transport in list(world.client.transports.values()):
+        world.client.book.keep(replace(transport, condition=Condition.GONE))
+    assert owed(world) is None
 
 
 def test_a_client_alone_ends_by_its_ttl() -> None:

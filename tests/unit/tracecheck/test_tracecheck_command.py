@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from traced import client_story, gateway_story, records, write
 
-from jumpvpn.tracecheck import model, tlc
+from jumpvpn.tracecheck import model, ownership, tlc
 from jumpvpn.tracecheck.__main__ import main
 
 
@@ -64,18 +64,42 @@ def test_wrong_use_is_said(wrong: list[str], capsys: pytest.CaptureFixture[str])
     assert "usage:" in capsys.readouterr().err
 
 
-def test_the_model_command_tells_states_promises_and_rows(
+def test_the_model_command_tells_states_promises_rows_and_assumptions(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = model.Checked("Session.cfg", 318_903, 7_251, ("EDGES", "VERSION"), None, "")
+    other = model.Checked("Ownership.cfg", 2_057_835, 299_655, ("NO_DUAL_ACTIVE",), None, "")
     monkeypatch.setattr(model, "check", lambda: model.Model((run,), 68, ()))
+    monkeypatch.setattr(ownership, "check", lambda _progress: ownership.Protocol((other,), 24, ()))
     assert main(["--model"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
         "Session.cfg: 7,251 states, 318,903 steps; EDGES VERSION: all hold", "68 of 68 rows taken",
+        "Ownership.cfg: 299,655 states, 2,057,835 steps; NO_DUAL_ACTIVE: all hold",
+        "24 of 24 actions of ownership taken", "ownership is a model of the design, under these assumptions:",
     ]  # fmt: skip
+    assert "linearizable" in lines[5]
+    assert len(lines) == 5 + len(ownership.ASSUMPTIONS)
     monkeypatch.setattr(model, "check", lambda: model.Model((run,), 68, ("9",)))
     assert main(["--model", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["untaken"] == ["9"]
+
+
+def test_a_broken_promise_of_ownership_fails_the_model_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = model.Checked("Session.cfg", 3, 2, ("EDGES",), None, "")
+    broken = model.Checked("Ownership.cfg", 3, 2, ("NONCE_ONCE",), "NONCE_ONCE", "State 1: the way there")
+    monkeypatch.setattr(model, "check", lambda: model.Model((run,), 68, ()))
+    monkeypatch.setattr(ownership, "check", lambda _progress: ownership.Protocol((broken,), 24, ()))
+    assert main(["--model"]) == 1
+    shown = capsys.readouterr().out
+    assert "NONCE_ONCE: VIOLATED: NONCE_ONCE\nState 1: the way there\n" in shown
+    assert main(["--model", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["holds"]
+    assert told["ownership"]["runs"][0]["violated"] == "NONCE_ONCE"
+    assert told["ownership"]["assumptions"] == list(ownership.ASSUMPTIONS)
 
 
 def test_without_java_it_says_what_to_install(

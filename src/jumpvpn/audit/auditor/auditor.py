@@ -8,7 +8,7 @@ from typing import Protocol
 
 from jumpvpn.audit.auditor.chains import HELD_MAX, Chain, Ended
 from jumpvpn.audit.auditor.checkpoints import CheckpointFailed, CheckpointUnsure, KeyRing
-from jumpvpn.audit.auditor.endings import Ending, ending_of
+from jumpvpn.audit.auditor.endings import Ending, doubt_of_ended, ending_of
 from jumpvpn.audit.auditor.lanes import NodeLane
 from jumpvpn.audit.auditor.nodes import Node
 from jumpvpn.audit.auditor.records import BadLine, Record, decode, sealed
@@ -27,6 +27,8 @@ NAMED_MAX = 65_536  # heads of chains that no record of was seen yet
 TOLERANCE_MS = 2_000  # how late a node may act: one turn that waits for its store, on a machine that is busy
 KINDS = ("s", "c", "n")
 _ENDED = Ending("ended")
+_UNDECIDED = "the policy in force is not in the log: limits and deadlines were not all checked"
+_UNDECIDED_AFTER_LOSS = "the bounds in force behind that are not known: limits and deadlines were not all checked"
 
 
 class Observer(Protocol):
@@ -168,10 +170,9 @@ class Auditor:
             self._accept(chain, *waiting)
 
     def _repeated(self, chain: Chain, record: Record, intact: bool) -> None:
-        if chain.repeat(record, intact=intact) is None:
-            self.report.old_repeats += 1
-        else:
-            self.report.repeats += 1
+        same = chain.repeat(record, intact=intact)
+        self.report.old_repeats += same is None
+        self.report.repeats += same is True
 
     def _accept(self, chain: Chain, record: Record, intact: bool) -> None:
         """The record is next in its chain."""
@@ -279,6 +280,7 @@ class Auditor:
     def _vouch_ended(self, chain: Chain, ended: Ended, seq: int, digest: str) -> None:
         failures = chain.docket.failures
         chain.vouch(seq, digest)
+        ended = self._closed[chain.name] = ended._replace(covered=chain.covered)
         if seq > chain.seq:
             text = f"a head vouches for record {seq}, behind the end of the session"
             chain.docket.fail(Rule.IDENTITY, chain.seq, text, Property.ABSORBING)
@@ -301,7 +303,7 @@ class Auditor:
             text = f"record {beyond} comes after the end of the session"
             chain.docket.fail(Rule.IDENTITY, beyond, text, Property.ABSORBING)
         if track.undecided:
-            chain.docket.miss("the policy in force is not in the log: limits and deadlines were not all checked")
+            chain.docket.miss(_UNDECIDED_AFTER_LOSS if chain.docket.failures or chain.docket.gaps else _UNDECIDED)
         self._pair(chain, track)
         self.report.add(self._verdict(chain, ending))
         self._closed[chain.name] = Ended.of(chain, track.epoch or 0)
@@ -309,7 +311,20 @@ class Auditor:
         chain.held.clear()
         del self._chains[chain.name]
         if len(self._closed) > CLOSED_MAX:
-            self._closed.popitem(last=False)
+            name, ended = self._closed.popitem(last=False)
+            self._doubt(name, ended)
+
+    def _doubt(self, name: str, ended: Ended) -> None:
+        """No checkpoint can come any more that vouches for this ended session."""
+        if not self._ring.anchors or ended.covered >= ended.seq:
+            return
+        chain = ended.revived(name)
+        if chain.docket.failures:  # worse is known of it
+            return
+        doubt = doubt_of_ended(chain)
+        if doubt:
+            chain.docket.miss(doubt, min(ended.covered + 1, ended.seq), ended.seq)
+            self.report.revise(self._verdict(chain, _ENDED))
 
     def _pair(self, chain: Chain, track: Track) -> None:
         """The client is never bound in an epoch that the gateways' whole record does not know."""
@@ -339,11 +354,12 @@ class Auditor:
             for chain in waiting:
                 self._skip(chain)
         for name, heads in self._named.items():
-            docket = Docket(name)
-            docket.miss(
-                "a checkpoint vouches for this chain, of which no record is here", 1, max(seq for seq, _ in heads)
-            )
-            self.report.add(Verdict(name, Outcome.INCOMPLETE, 0, "missing", gaps=tuple(docket.gaps)))
+            text = "a checkpoint vouches for this chain, of which no record is here"
+            self._missing(name, text, max(seq for seq, _ in heads))
+        for key in sorted(self._ring.anchors - self._ring.used):
+            self._missing(f"key {key[:16]}", "the key that was given verifies no checkpoint of this log")
+        for name, ended in self._closed.items():
+            self._doubt(name, ended)
         for chain in list(self._chains.values()):
             if chain.track is not None:
                 self._finish_session(chain, chain.track)
@@ -351,6 +367,11 @@ class Auditor:
             self._finish_node(chain)
         self.report.finish(anchored=bool(self._ring.anchors))
         return self.report
+
+    def _missing(self, name: str, text: str, last: int = 0) -> None:
+        docket = Docket(name)
+        docket.miss(text, min(1, last), last)
+        self.report.add(Verdict(name, Outcome.INCOMPLETE, 0, "missing", gaps=tuple(docket.gaps)))
 
     def _finish_session(self, chain: Chain, track: Track) -> None:
         docket = chain.docket
@@ -363,8 +384,8 @@ class Auditor:
         elif track.seen_version > track.version:
             docket.miss(f"the node lane names version {track.seen_version}, the chain ends at version {track.version}")
         if track.undecided:
-            docket.miss("the policy in force is not in the log: limits and deadlines were not all checked")
-        self.report.add(self._verdict(chain, ending_of(chain)))
+            docket.miss(_UNDECIDED_AFTER_LOSS if docket.failures or docket.gaps else _UNDECIDED)
+        self.report.add(self._verdict(chain, self._ending(chain)))
 
     def _finish_node(self, chain: Chain) -> None:
         node = chain.node
@@ -376,7 +397,10 @@ class Auditor:
                     chain.docket.fail(Rule.POLICY, chain.seq, text)
                 else:
                     chain.docket.miss(text)
-        self.report.add(self._verdict(chain, ending_of(chain)))
+        self.report.add(self._verdict(chain, self._ending(chain)))
+
+    def _ending(self, chain: Chain) -> Ending:
+        return ending_of(chain, anchored=bool(self._ring.anchors))
 
     def _verdict(self, chain: Chain, ending: Ending) -> Verdict:
         docket, track = chain.docket, chain.track

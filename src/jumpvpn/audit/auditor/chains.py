@@ -96,10 +96,10 @@ class Chain:
     def skip(self) -> None:
         """Give the missing records up and go on behind them."""
         first = min(self.held)
-        self.docket.miss(
-            f"records {self.seq + 1} to {first - 1} are missing; what they changed can no longer be decided",
-            self.seq + 1, first - 1,
-        )  # fmt: skip
+        last = first - 1
+        text = f"records {self.seq + 1} to {last} are missing; what they" if last > self.seq + 1 else (
+            f"record {last} is missing; what it")  # fmt: skip
+        self.docket.miss(f"{text} changed can no longer be decided", self.seq + 1, last)
         self.seq, self.head = first - 1, ""
         self.marks = array("Q")
 
@@ -138,6 +138,9 @@ class Ended(NamedTuple):
     whole: bool
     records: int
     docket: Docket | None  # None: nothing was found
+    covered: int
+    node: Node | None
+    last: tuple[str, int]  # boot and mono_ms of the last record
 
     @classmethod
     def of(cls, chain: Chain, epoch: int) -> Ended:
@@ -146,7 +149,7 @@ class Ended(NamedTuple):
         found = docket.findings or docket.gaps or docket.notes
         return cls(
             chain.seq, chain.marks[-RECENT_ENDED:].tobytes(), epoch, not docket.gaps, chain.records,
-            docket if found else None,
+            docket if found else None, chain.covered, chain.node, (chain.last_boot, chain.last_mono),
         )  # fmt: skip
 
     def revived(self, name: str) -> Chain:
@@ -155,4 +158,6 @@ class Ended(NamedTuple):
         chain.seq, chain.records = self.seq, self.records
         chain.marks.frombytes(self.marks)
         chain.docket = self.docket or chain.docket
+        chain.covered, chain.node = self.covered, self.node
+        chain.last_boot, chain.last_mono = self.last
         return chain

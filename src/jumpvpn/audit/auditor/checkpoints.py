@@ -32,6 +32,7 @@ class KeyRing:
 
     def __init__(self, anchors: frozenset[str]) -> None:
         self.anchors = anchors
+        self.used: set[str] = set()  # anchors that verified a checkpoint
         self._awaited: dict[str, KeyChain] = {}
         self._newest: dict[str, int] = {}  # the newest verified number under each node's name
 
@@ -51,6 +52,8 @@ class KeyRing:
         try:
             heads = chain.verify(record, self.anchors, self._newest.get(chain.node, 0))
             self._newest[chain.node] = max(chain.number, self._newest.get(chain.node, 0))
+            if chain.anchor is not None:
+                self.used.add(chain.anchor)
         finally:
             if chain.next_key and len(self._awaited) < CHAINS_MAX:
                 self._awaited[chain.next_key] = chain
@@ -60,7 +63,7 @@ class KeyRing:
 class KeyChain:
     """The keys of one node's checkpoints: each names its successor; the first is announced, or anchored off-host."""
 
-    __slots__ = ("anchored", "announced", "head", "mono", "next_key", "node", "number")
+    __slots__ = ("anchor", "announced", "head", "mono", "next_key", "node", "number")
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -69,7 +72,7 @@ class KeyChain:
         self.number = 0
         self.head = GENESIS
         self.mono: tuple[str, int] | None = None  # boot and time of the newest verified one
-        self.anchored = False
+        self.anchor: str | None = None  # the key from outside the log that these keys go back to
 
     def verify(self, record: Record, anchors: frozenset[str], newest: int) -> Heads:
         """``KeyRing.verify``; ``newest`` is the newest verified number that this node is known to have reached."""
@@ -108,8 +111,9 @@ class KeyChain:
             raise CheckpointUnsure(f"checkpoint {number} goes on from one that is not in the log")
 
     def _anchor(self, key: str, number: int, anchors: frozenset[str]) -> None:
-        self.anchored = self.anchored or key in anchors
-        if not anchors or self.anchored:
+        if key in anchors:
+            self.anchor = key
+        if not anchors or self.anchor is not None:
             return
         if number == 1:
             raise CheckpointFailed("the checkpoints begin with a key that was not given as anchor")

@@ -140,7 +140,9 @@ def decode(line: bytes) -> Record:
     try:
         record = _decode(line)
     except msgspec.ValidationError as error:
-        raise BadLine(f"JSON, but no event record: {_short(error)}") from None
+        raise BadLine(
+            f"JSON, but no event record: {_short(error)}".replace("Object missing required", "without the")
+        ) from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise BadLine(_not_json(line, error)) from None
     except RecursionError:
@@ -181,6 +183,8 @@ def _canonical_hash(line: bytes) -> str | None:
 def _not_json(line: bytes, error: Exception) -> str:
     if b"\0" in line:
         return "not text: it holds zero bytes"
+    if line.startswith(b"\xef\xbb\xbf"):
+        return "it begins with a byte order mark, which no node writes: remove it"
     return f"not JSON: {_short(error)}"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
-from jumpvpn.audit.auditor.rules import Outcome, Rule, Verdict
+from jumpvpn.audit.auditor.rules import Outcome, Rule, Verdict, counted, spans
 from jumpvpn.audit.auditor.sources import Unreadable
 from jumpvpn.audit.auditor.table import Table
 from jumpvpn.properties import Property
@@ -16,6 +17,10 @@ UNREADABLE_KEPT = 100
 _NO_ANCHOR = (
     "the checkpoints' keys were taken from the log itself: give the key kept off-host (--checkpoints) to exclude that "
     "the whole log was replaced"
+)
+_NO_CHECKPOINT = (
+    "no checkpoint was verified, so a log that was written anew as a whole would look the same: name the node's own "
+    "chain (n:) and the key kept off-host (--checkpoints)"
 )
 _LIVENESS = (
     "A-10 is decided only as far as events tell: that death alone never ends a session and that every wait is bounded "
@@ -39,6 +44,7 @@ class Report:
         self.unreadable_count = 0
         self.faults: list[Verdict] = []
         self.passes: list[Verdict] = []
+        self._kept: set[str] = set()  # chains whose verdicts are among these
         self.counts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.notes: list[str] = []
@@ -52,16 +58,17 @@ class Report:
         kept, limit = (self.passes, PASSES_KEPT) if verdict.outcome is Outcome.PASS else (self.faults, FAULTS_KEPT)
         if len(kept) < limit:
             kept.append(verdict)
+            self._kept.add(verdict.chain)
 
     def revise(self, verdict: Verdict) -> None:
         """A chain that was judged before is worse than it seemed."""
-        for kept in (self.passes, self.faults):
+        for kept in (self.passes, self.faults) if verdict.chain in self._kept else ():
             for index, old in enumerate(kept):
                 if old.chain == verdict.chain:
                     del kept[index]
                     self.counts[old.outcome.value] -= 1
                     self._count_findings(old, -1)
-                    self.add(verdict)
+                    self.add(replace(verdict, state=old.state, version=old.version, reason=old.reason))
                     return
         self.counts[Outcome.PASS.value] = max(
             0, self.counts[Outcome.PASS.value] - 1
@@ -76,11 +83,15 @@ class Report:
 
     def finish(self, *, anchored: bool) -> None:
         """Nothing more comes."""
-        if self._checks[Rule.CHAIN.number] and not anchored:
-            self.notes.append(_NO_ANCHOR)
+        if not self.events:
+            self.notes.append("nothing was judged: the input holds no event record of Jumping VPN")
+            return
+        if not anchored:
+            self.notes.append(_NO_ANCHOR if self._checks[Rule.CHAIN.number] else _NO_CHECKPOINT)
         self.notes.append(_LIVENESS)
         if self.old_repeats:
-            self.notes.append(f"{self.old_repeats} repeated records are too old to be compared with the first ones")
+            repeats = counted(self.old_repeats, "repeated record is", "repeated records are")
+            self.notes.append(f"{repeats} too old to be compared with the first")
 
     def _count_findings(self, verdict: Verdict, sign: int) -> None:
         for finding in verdict.findings:
@@ -151,7 +162,9 @@ class Report:
             lines.append("no event record was read: the input is empty")
         for verdict in self.faults:
             lines.append(str(verdict))
-            lines += [f"  {finding}" for finding in verdict.findings]
+            lines += [
+                f"  {first}" + (f" (to {last})" if last > first.seq else "") for first, last in spans(verdict.findings)
+            ]
             lines += [f"  {gap}" for gap in verdict.gaps]
         return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from jumpvpn.properties import Property
@@ -61,6 +62,11 @@ class Outcome(Enum):
     INCOMPLETE = "INCOMPLETE"
 
 
+def counted(count: int, thing: str, things: str = "") -> str:
+    """``1 record``, ``2 records``; ``things`` is the plural where it is not just an s more."""
+    return f"{count} {thing}" if count == 1 else f"{count} {things or f'{thing}s'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One broken rule, at one record."""
@@ -73,6 +79,18 @@ class Finding:
 
     def __str__(self) -> str:
         return f"FAIL {self.rule.id} {self.promise.name} at {self.chain}/{self.seq}: {self.text}"
+
+
+def spans(findings: Iterable[Finding]) -> list[tuple[Finding, int]]:
+    """Findings that say the same of records in a row as one: the first, and the number of the last record."""
+    found: list[tuple[Finding, int]] = []
+    for finding in findings:
+        first, last = found[-1] if found else (finding, -1)
+        if finding.seq == last + 1 and replace(finding, seq=first.seq) == first:
+            found[-1] = (first, finding.seq)
+        else:
+            found.append((finding, finding.seq))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

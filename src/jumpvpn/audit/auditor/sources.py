@@ -6,7 +6,9 @@ import gzip
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ from jumpvpn.audit.auditor.records import LINE_MAX
 
 CHUNK_BYTES = 1 << 20
 STDIN = "-"
+GZIP_MAGIC = b"\x1f\x8b"
 SKIPPED_MAX = 1 << 28  # without one end of line: a device or an image, which nobody wants to read to its end
 _PEEK_BYTES = 1 << 16
 
@@ -89,29 +92,38 @@ def split(chunks: Iterable[bytes], name: str) -> Iterator[tuple[int, bytes] | Un
 
 def _read(name: str) -> Iterator[tuple[int, bytes] | Unreadable]:
     if name == STDIN:
-        yield from split(_chunks(sys.stdin.buffer), "stdin")
+        with _unpacked(sys.stdin.buffer) as file:
+            yield from split(_chunks(file), "stdin")
         return
-    with _opened(name) as file:
+    with _opened(name) as raw, _unpacked(raw) as file:
         yield from split(_chunks(file), name)
 
 
-def _opened(name: str) -> BinaryIO | gzip.GzipFile:
+def _opened(name: str) -> BinaryIO:
     path = Path(name)
     if path.is_dir():
         raise IsADirectoryError(21, "is a directory; name the files in it", name)
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return path.open("rb")
 
 
-def _chunks(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK_BYTES):
+def _unpacked(raw: BinaryIO) -> AbstractContextManager[BufferedIOBase]:
+    """What is compressed says so itself, whatever its name is. Does not close ``raw``."""
+    buffered = raw if isinstance(raw, BufferedReader) else BufferedReader(raw)  # type: ignore[type-var]
+    if buffered.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC:
+        return gzip.GzipFile(fileobj=buffered)
+    return nullcontext(buffered)
+
+
+def _chunks(file: BufferedIOBase) -> Iterator[bytes]:
+    while chunk := file.read1(CHUNK_BYTES):  # what there is: of a damaged file everything before the damage
         yield chunk
 
 
 def _first_time(name: str) -> float:
-    if name == STDIN:
+    if name == STDIN or not Path(name).is_file():  # what was read of a pipe is gone
         return float("inf")
     try:
-        with _opened(name) as file:
+        with _opened(name) as raw, _unpacked(raw) as file:
             line = file.read(_PEEK_BYTES).partition(b"\n")[0]
         return msgspec.json.decode(line, type=_Stamp).time_ms
     except (OSError, EOFError, zlib.error, msgspec.MsgspecError, UnicodeError, RecursionError):

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from jumpvpn.explain.styles import STATE_STYLES, TRANSPORT_STYLES
 from jumpvpn.lab.demo.result import Result
 from jumpvpn.lab.demo.script import END, STEPS, Step
 from jumpvpn.lab.demo.words import milliseconds, names_of
@@ -24,15 +25,6 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _SPARKS = 80
 # With this many events the picture fits into 24 lines.
 _TAIL = 6
-_STATE_STYLES = {
-    "BIRTH": "cyan",
-    "ATTACHED": "bold green",
-    "VOLATILE": "bold yellow",
-    "RECOVERING": "bold magenta",
-    "DEGRADED": "bold red",
-    "TERMINATED": "bold white on red",
-}
-_TRANSPORT_STYLES = {"active": "bold green", "standby": "green", "candidate": "cyan", "silent": "yellow", "dead": "red"}
 # These say nothing that the change of state beside them does not say.
 _QUIET_EVENTS = frozenset({"transport.retired", "reattach.result", "ownership.acquired", "session.episode_closed"})
 
@@ -159,7 +151,7 @@ class LiveView(Stage):
         session = self._session
         state = str(session.get("state", "?"))
         line = Text(f"{self.seconds:5.1f} s  ")
-        line.append(state, style=_STATE_STYLES.get(state, ""))
+        line.append(state, style=STATE_STYLES.get(state, ""))
         line.append(f"  {session.get('last_reason') or ''}\n", style="dim")
         line.append(f"id {session.get('uid', '?')}  epoch {session.get('epoch', '?')}  handshakes 1\n")
         binding = session.get("binding")
@@ -180,7 +172,7 @@ class LiveView(Stage):
             loss = max((value for value in losses if value is not None), default=None)
             table.add_row(
                 f"{names_of(transport['id'])} ({transport['interface']})",
-                Text(state, style=_TRANSPORT_STYLES.get(state, "dim")),
+                Text(state, style=TRANSPORT_STYLES.get(state, "dim")),
                 "–" if rtt is None else f"{rtt:.0f} ms",
                 "–" if loss is None else f"{loss * 100:.0f} %",
                 milliseconds(transport.get("last_heard_ms")),
@@ -230,7 +222,7 @@ class LiveView(Stage):
             fields = record.fields
             if fields["prev_state"] != fields["state"]:
                 text.append(f"{fields['prev_state']} → ", style="dim")
-                text.append(str(fields["state"]), style=_STATE_STYLES.get(str(fields["state"]), ""))
+                text.append(str(fields["state"]), style=STATE_STYLES.get(str(fields["state"]), ""))
             else:
                 text.append(record.event, style="dim")
             text.append(f"  {record.reason}  {names_of(record.transport)}\n")
