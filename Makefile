@@ -37,7 +37,7 @@ coverage: setup-test ## write docs/reference/coverage.md from exploration, simul
 	@mkdir -p coverage-output
 	@$(PY) -m jumpvpn.model --output coverage-output/model.json
 	@$(PY) -m jumpvpn.sim --output coverage-output/sim.json
-	@$(PY) -m pytest -q -m netns --audit-output coverage-output/real.json
+	@$(PY) -m pytest -q -m netns --audit-output=coverage-output/real.json
 	@$(PY) tools/coverage.py coverage-output
 
 check: setup-test ## format, lint, types, import contracts, clippy, licences

@@ -14,5 +14,5 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--audit-output FILE`` keeps what the journals of real nodes exercised, for the table of coverage."""
+    """``--audit-output=FILE`` keeps what the journals of real nodes exercised, for the table of coverage."""
     parser.addoption("--audit-output", default=None, help="write what the journals of real nodes exercised, as JSON")
