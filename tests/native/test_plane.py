@@ -365,6 +365,28 @@ def test_a_rekey_that_the_client_never_heard_of_does_not_end_rekeying(pair: Pair
         assert pair.client.receive() == down(b"after")
 
 
+def test_a_prepared_request_outlives_a_slow_store(pair: Pair) -> None:
+    pair.second_path()
+    pair.ask(1)
+    request = pair.gateway.wait("reattach_request")
+    pair.gateway.plane.prepare_reattach(request[1])
+    time.sleep(7)  # requests that nobody decides are forgotten after 5 s, and nobody is told
+    pair.gateway.plane.commit_reattach(request[1], pair.version + 1)
+    assert pair.client.wait("reattach_reply")[3] == 0
+
+
+def test_a_path_that_was_told_dead_is_watched_anew_after_a_reattach(pair: Pair) -> None:
+    with Proxy(pair.gateway_address) as proxy:
+        pair.path_through(proxy, 1)
+        liveness(pair.gateway, pair.gateway_session, 1)
+        for _ in range(2):
+            proxy.blackhole = True
+            pair.gateway.send(down(b"unheard"))
+            pair.gateway.wait("path_dead")
+            proxy.blackhole = False
+            pair.reattach(1)
+
+
 def test_control_messages_arrive_whole_and_once(pair: Pair) -> None:
     payload = secrets.token_bytes(5000)
     pair.gateway.plane.send_control(pair.gateway_session, 7, payload)
