@@ -11,6 +11,7 @@ from jumpvpn.audit.catalogue import CATALOGUE, Lane, severity_of
 from jumpvpn.values import DomainEvent, TransportView
 
 ENVELOPE_VERSION = 1
+LONGEST_LINE = 1 << 20  # bytes; records aim at 1 KiB, a longer line than this is not ours
 LARGEST_INTEGER = 2**53 - 1  # RFC 8785 numbers are IEEE doubles
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,63}")
 

@@ -62,6 +62,12 @@ class Sealer:
         """From here on events name this policy."""
         self.policy, self._digest = policy, policy.digest()
 
+    def announce(self, policy: Policy, now: Now, mode: str) -> tuple[bytes, ...]:
+        """Lines that tell ``policy`` with its body, which events name from here on; ``mode`` is start or reload."""
+        self.use_policy(policy)
+        data = {"version": policy.version, "digest": self._digest, "body": policy.body(), "mode": mode}
+        return self.note((DomainEvent("policy.applied", "N", reason="policy_applied", data=data),), now)
+
     def resume(self, uid: str, chain: Chain) -> None:
         """Continue a session's chain where the store says it ended."""
         self._sessions[uid] = chain

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.text import Text
 
+from jumpvpn.audit.envelope import LONGEST_LINE
 from jumpvpn.cli import node
 from jumpvpn.cli.console import console
 from jumpvpn.cli.failures import TRACEBACK_VARIABLE, USAGE_FAILURE, Failure
@@ -24,7 +25,7 @@ from jumpvpn.config import load_either
 from jumpvpn.explain import text
 from jumpvpn.explain.explanation import Explanation, Source, explain, unborn
 from jumpvpn.explain.history import Collector, History, NoHistory, Seen, Wanted, survey
-from jumpvpn.explain.records import LONGEST_LINE, parse
+from jumpvpn.explain.records import parse
 from jumpvpn.explain.styles import STATE_STYLES
 from jumpvpn.policy.units import parse_duration
 from jumpvpn.runtime.control import NotRunning

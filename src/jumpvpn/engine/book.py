@@ -78,9 +78,12 @@ class TransportBook:
             if known.gateway == gateway and known.condition is not Condition.GONE:
                 self.keep(replace(known, needs_epoch=True))
 
-    def candidates(self, policy: Policy, tried: tuple[TransportId, ...], now: Instant) -> tuple[Candidate, ...]:
-        """All transports as selection sees them, in order of identifier."""
-        return tuple(self.candidate(t, policy, tried, now) for _, t in sorted(self.transports.items()))
+    def candidates(
+        self, policy: Policy, tried: tuple[TransportId, ...], now: Instant, instead: tuple[Transport, ...] = ()
+    ) -> tuple[Candidate, ...]:
+        """All transports as selection sees them, in order of identifier; those in ``instead`` as they are there."""
+        seen = {**self.transports, **{t.id: t for t in instead}}
+        return tuple(self.candidate(t, policy, tried, now) for _, t in sorted(seen.items()))
 
     def candidate(self, t: Transport, policy: Policy, tried: tuple[TransportId, ...], now: Instant) -> Candidate:
         """One transport as selection sees it."""

@@ -6,7 +6,6 @@ from jumpvpn.engine import outputs as out
 from jumpvpn.engine.liveness import CHALLENGE_AGAIN
 from jumpvpn.engine.place import Place
 from jumpvpn.engine.seat import Turn
-from jumpvpn.policy.selection import Budget
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Session, State
@@ -74,7 +73,7 @@ def attempt(
 
 def may_rebind(session: Session, now: Instant) -> bool:
     """Whether the switch budget, which a rebinding spends too, has room."""
-    return Budget(session.switches, None).used(now) < session.policy.switching.max_per_minute
+    return session.budget.used(now) < session.policy.switching.max_per_minute
 
 
 def asked_address(session: Session) -> str | None:

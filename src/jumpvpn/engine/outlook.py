@@ -20,19 +20,18 @@ from jumpvpn.engine.place import Place
 from jumpvpn.engine.plans import Plans
 from jumpvpn.engine.seat import Seat
 from jumpvpn.policy.model import Policy
-from jumpvpn.policy.selection import Budget, Choice, Nothing, Refused, Selected, Wish, choose
-from jumpvpn.session.deadlines import POLICY_KEY, deadlines
+from jumpvpn.policy.selection import Choice, Nothing, Refused, Selected, Wish, choose
+from jumpvpn.session.deadlines import deadlines
+from jumpvpn.session.facts import Facts, record_facts
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
-from jumpvpn.transports.state import Condition, Transport, hoped_for
-from jumpvpn.values import MINUTE, Instant, TransportId, later, milliseconds
+from jumpvpn.transports.state import Condition, Transport
+from jumpvpn.values import Instant, TransportId, later, milliseconds
 
 KNOWN_MAX = 50  # sessions that an answer lists when it cannot tell which one is meant: what fits a screen
 LOOKS_MAX = 32  # moments at which a decision is tried ahead; each is one wake-up of the engine
 
 BY_GATEWAY = "denied by the gateway"  # as ``Plans.switch_refusal`` calls it
-
-Facts = dict[str, Any]
 
 
 def of_client(engine: ClientEngine, wanted: str, now: Instant) -> Facts:
@@ -65,41 +64,14 @@ def _name(session: Session) -> Facts:
 
 def _record(seat: Seat, now: Instant) -> Facts:
     """What the committed record says, with every running deadline."""
-    session, policy = seat.session, seat.session.policy
-    bound, attempt, want = session.binding, session.attempt, session.want
-    budget = Budget(session.switches, session.hold_until)
+    session = seat.session
+    facts, want, frees = record_facts(session, deadlines(session), now), session.want, session.budget.frees_at(now)
     return {
-        **_name(session), "role": session.role.value, "version": int(session.version), "epoch": int(session.epoch),
-        "reason": session.reason.value if session.reason is not None else None,
-        "state_age_ms": milliseconds(now - session.entered_at), "age_ms": milliseconds(now - session.born_at),
-        "binding": None if bound is None else {"transport": bound.transport, "age_ms": milliseconds(now - bound.since)},
-        "incumbent": session.incumbent, "transportless_ms": _since(session.transportless_at, now),
-        "episode_ms": _since(session.episode_at, now), "attempts": session.attempts, "tried": list(session.tried),
-        "attempt": None if attempt is None else {"kind": attempt.kind.value, "transport": attempt.transport,
-                                                 "age_ms": milliseconds(now - attempt.started)},
+        **facts, "budget": {**facts["budget"], "frees_at_ns": int(frees) if frees is not None else None},
         "want": None if want is None else {"kind": want.kind.value, "cause": want.cause.value, "target": want.target},
-        "deadlines": [_deadline(d.name, d.at, type(d.event).__name__, policy, now) for d in
-                      sorted(deadlines(session), key=lambda d: d.at)],
-        "budget": {"used": budget.used(now), "max": policy.switching.max_per_minute,
-                   "hold_down_ms": milliseconds(budget.hold_left(now)), **_frees(session, now)},
-        "committing": seat.pending is not None, "policy": policy.body(),
+        "committing": seat.pending is not None, "policy": session.policy.body(),
         "policy_waiting": session.next_policy is not None,
     }  # fmt: skip
-
-
-def _deadline(name: str, at: Instant, event: str, policy: Policy, now: Instant) -> Facts:
-    key = POLICY_KEY[name]
-    section, _, field = key.partition(".")
-    value = getattr(getattr(policy, section), field)
-    return {"name": name, "event": event, "policy": key, "value": value, **_when(at, now)}
-
-
-def _frees(session: Session, now: Instant) -> Facts:
-    recent = [at for at in session.switches if now - at < MINUTE]
-    if not recent:
-        return {"frees_in_ms": None, "frees_at_ns": None}
-    at = later(min(recent), MINUTE)
-    return {"frees_in_ms": milliseconds(at - now), "frees_at_ns": int(at)}
 
 
 def _when(at: Instant | None, now: Instant) -> Facts:
@@ -108,10 +80,6 @@ def _when(at: Instant | None, now: Instant) -> Facts:
 
 def _wait(name: str, at: Instant | None, now: Instant, **more: Any) -> Facts:
     return {"name": name, **_when(at, now), **more}
-
-
-def _since(start: Instant | None, now: Instant) -> float | None:
-    return milliseconds(now - start) if start is not None else None
 
 
 def _choice(choice: Choice | None) -> Facts | None:
@@ -197,8 +165,7 @@ def _successor(book: TransportBook, session: Session, now: Instant) -> Choice | 
     if session.binding is None:
         return None
     wish = Wish(urgent=True, incumbent=session.incumbent, exclude_incumbent=True)
-    budget = Budget(session.switches, session.hold_until)
-    return choose(book.candidates(session.policy, (), now), wish, budget, session.policy, now)
+    return choose(book.candidates(session.policy, (), now), wish, session.budget, session.policy, now)
 
 
 def _client_waits(plans: Plans, book: TransportBook, session: Session, now: Instant) -> list[Facts]:
@@ -252,30 +219,19 @@ def _retry(plans: Plans, book: TransportBook, session: Session, now: Instant) ->
     """When DEGRADED is left if nothing but time changes, and for which transport."""
 
     def decided(at: Instant) -> tuple[TransportId, str] | None:
-        choice, blind = _anew(plans, session, at), plans.blind_at(session)
-        forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
-        if isinstance(choice, Selected):
-            due = plans.try_at(session, choice.transport)
-            return (choice.transport, choice.rule) if due is not None and at >= due else None
-        if (forbidden or isinstance(choice, Nothing)) and blind is not None and at >= blind:
-            choice = _hopeful(book, session, at)
-            return (choice.transport, "without_evidence") if isinstance(choice, Selected) else None
-        return None
+        choice, hoped = plans.degraded_choice(session, at)
+        if not isinstance(choice, Selected):
+            return None
+        if hoped:
+            return choice.transport, "without_evidence"
+        due = plans.try_at(session, choice.transport)
+        return (choice.transport, choice.rule) if due is not None and at >= due else None
 
     due = _first(decided, plans, session, now)
     if due is None:
         return _wait("retry", None, now)
     at, (transport, rule) = due
     return _wait("retry", at, now, transport=transport, rule=rule)
-
-
-def _hopeful(book: TransportBook, session: Session, at: Instant) -> Choice:
-    """Selection's answer when transports that do not answer count as worth one attempt."""
-    silent = {t.id for t in book.silent() if book.allowed(t, session.policy)}
-    hoped = (hoped_for(t, at) if t.id in silent else t for _, t in sorted(book.transports.items()))
-    candidates = tuple(book.candidate(t, session.policy, (), at) for t in hoped)
-    wish = Wish(urgent=session.binding is None, incumbent=session.incumbent)
-    return choose(candidates, wish, Budget(session.switches, session.hold_until), session.policy, at)
 
 
 def _first(

@@ -10,7 +10,7 @@ from jumpvpn.engine.book import TransportBook
 from jumpvpn.engine.liveness import CHALLENGE_AGAIN
 from jumpvpn.engine.seat import Turn
 from jumpvpn.policy.model import Policy
-from jumpvpn.policy.selection import Budget, Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
+from jumpvpn.policy.selection import Candidate, Choice, Nothing, Refused, Selected, Wish, choose, is_better
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt, AttemptKind, Session, State
@@ -120,7 +120,7 @@ class Plans:
             return Reason.COOLDOWN_ACTIVE.value, detail
         wish = Wish(urgent=False, incumbent=session.incumbent, target=target, exclude_incumbent=True)
         choice = choose(
-            self._book.candidates(session.policy, session.tried, now), wish, _budget(session), session.policy, now
+            self._book.candidates(session.policy, session.tried, now), wish, session.budget, session.policy, now
         )
         if isinstance(choice, Refused):
             return choice.rule, {"to_id": target, **choice.detail}
@@ -178,28 +178,31 @@ class Plans:
         kind = AttemptKind.REVALIDATE if self._can_revalidate(session, choice.transport) else AttemptKind.SWITCH
         return ev.AttemptStarted(kind, choice.transport, deadline, measured=choice.measured)
 
-    def choose(self, session: Session, now: Instant) -> Choice:
-        """What the next attempt would be for: selection's answer, the incumbent first where it may prove itself."""
+    def choose(self, session: Session, now: Instant, hoped: tuple[Transport, ...] = ()) -> Choice:
+        """What the next attempt would be for: selection's answer, the incumbent first where it may prove itself.
+
+        ``hoped`` are transports as they would be if they were worth an attempt.
+        """
         wish = session.want
         target = wish.target if wish is not None else None
         unwanted = wish is not None and wish.avoid_incumbent
-        candidates = self._book.candidates(session.policy, session.tried, now)
+        candidates = self._book.candidates(session.policy, session.tried, now, hoped)
         if self.is_denied(session, now):
             candidates = tuple(c for c in candidates if self._can_revalidate(session, c.id))
         incumbent = next((c for c in candidates if c.id == session.incumbent), None)
         asked = Wish(urgent=session.binding is None, incumbent=session.incumbent, target=target)
         if incumbent is None or session.binding is None or target is not None:
-            return choose(candidates, replace(asked, exclude_incumbent=unwanted), _budget(session), session.policy, now)
+            return choose(candidates, replace(asked, exclude_incumbent=unwanted), session.budget, session.policy, now)
         others = (c for c in candidates if c.id != incumbent.id and not c.tried)
         beaten = any(is_better(other, incumbent, session.policy) for other in others)
         if unwanted or beaten:
             elsewhere = replace(asked, exclude_incumbent=True)
-            choice = choose(candidates, elsewhere, _budget(session), session.policy, now)
+            choice = choose(candidates, elsewhere, session.budget, session.policy, now)
             if unwanted or isinstance(choice, Selected):
                 return choice
         if not incumbent.tried and self._within_policy(session, incumbent):
             return Selected(incumbent.id, "incumbent_within_policy", figures(self._book.transports[incumbent.id]))
-        return choose(candidates, asked, _budget(session), session.policy, now)
+        return choose(candidates, asked, session.budget, session.policy, now)
 
     def is_denied(self, session: Session, now: Instant) -> bool:
         """Whether the gateway's last refusal still counts: it binds wishes longer than it binds need."""
@@ -220,24 +223,30 @@ class Plans:
         bound = session.binding
         if bound is not None and not self._book.allowed(self._book.transports[bound.transport], session.policy):
             return ev.TransportDied(bound.transport, "policy")  # nothing else to go to: it must not carry on
-        choice = self.choose(replace(session, tried=(), want=None), now)
-        blind_at = self.blind_at(session)
-        forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
-        if (forbidden or isinstance(choice, Nothing)) and blind_at is not None and now >= blind_at:
-            for known in self._book.silent():
-                if self._book.allowed(known, session.policy):
-                    self._book.transports[known.id] = transport_facts.hoped_for(known, now)
-            choice = self.choose(replace(session, tried=(), want=None), now)
+        choice, hoped = self.degraded_choice(session, now)
+        for known in hoped:
+            self._book.keep(known)
         if isinstance(choice, Selected):
             due = self.try_at(session, choice.transport)
             if due is not None and now >= due:
                 return ev.ConditionMet(choice.transport, choice.rule)
         return None
 
+    def degraded_choice(self, session: Session, now: Instant) -> tuple[Choice, tuple[Transport, ...]]:
+        """What DEGRADED would be left for, and the silent transports that this counts as worth one blind attempt."""
+        anew = replace(session, tried=(), want=None)
+        choice, blind_at = self.choose(anew, now), self.blind_at(session)
+        forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
+        if not (forbidden or isinstance(choice, Nothing)) or blind_at is None or now < blind_at:
+            return choice, ()
+        allowed = (t for t in self._book.silent() if self._book.allowed(t, session.policy))
+        hoped = tuple(transport_facts.hoped_for(t, now) for t in allowed)
+        return self.choose(anew, now, hoped), hoped
+
     def forbids(self, session: Session, attempt: Attempt, now: Instant) -> bool:
         """Whether the policy in force no longer lets the running attempt succeed: its transport, or one switch more."""
         moves = attempt.kind is AttemptKind.SWITCH and attempt.transport != session.incumbent
-        spent = moves and _budget(session).used(now) >= session.policy.switching.max_per_minute
+        spent = moves and session.budget.used(now) >= session.policy.switching.max_per_minute
         return spent or not self._book.allowed(self._book.transports[attempt.transport], session.policy)
 
     def try_at(self, session: Session, transport: TransportId) -> Instant | None:
@@ -344,10 +353,6 @@ def _end_of_waiting(session: Session) -> Instant:
     assert session.episode_at is not None, "a session without binding is in an episode"
     episode = later(session.episode_at, session.policy.recovery.episode_max)
     return min(later(session.transportless_at, session.policy.session.transport_ttl), episode)
-
-
-def _budget(session: Session) -> Budget:
-    return Budget(session.switches, session.hold_until)
 
 
 def figures(transport: Transport) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jumpvpn.explain.records import LONGEST_LINE, Record, parse
+from jumpvpn.audit.envelope import LONGEST_LINE
+from jumpvpn.explain.records import Record, parse
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import State
 from jumpvpn.values import MILLISECOND, MINUTE

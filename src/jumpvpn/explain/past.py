@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jumpvpn.explain.history import SILENCE, History, ago_ns
 from jumpvpn.explain.rebuild import Rebuilt
 from jumpvpn.explain.records import Record
 from jumpvpn.explain.words import forbidding
-from jumpvpn.policy.model import Policy
-from jumpvpn.policy.selection import Budget
-from jumpvpn.session.deadlines import POLICY_KEY, deadlines
-from jumpvpn.session.reasons import DENIALS, Reason
+from jumpvpn.session.deadlines import deadlines
+from jumpvpn.session.facts import Facts, record_facts
+from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Role, Session, State
-from jumpvpn.values import MILLISECOND, MINUTE, Instant, milliseconds
-
-Facts = dict[str, Any]
+from jumpvpn.values import MILLISECOND, Instant, milliseconds
 
 _CONDITIONS = {"added": "candidate", "validated": "good", "heard": "good", "removed": "gone"}
 _HEALTHY = frozenset({"transport.switch", "transport.attached", "transport.revalidated", "transport.rebound"})
-_REFUSED = frozenset(reason.value for reason in (*DENIALS, Reason.NO_CANDIDATE_TRANSPORTS))
 _BIRTH_BOUND = frozenset({"lifetime", "key_age", "lifetime_warning"})  # deadlines that count from the birth
 
 
@@ -27,35 +21,12 @@ def facts_of(history: History, rebuilt: Rebuilt) -> Facts:
     """The session at the moment, in the form of ``engine.outlook``; what events do not tell is None or missing."""
     session, now = rebuilt.session, rebuilt.now
     running = [d for d in deadlines(session) if rebuilt.whole or d.name not in _BIRTH_BOUND]
-    bound, budget = session.binding, Budget(session.switches, session.hold_until)
-    recent = [at for at in session.switches if now - at < MINUTE]
+    facts = record_facts(session, running, now)
     return {
-        "uid": history.uid, "state": session.state.value, "role": session.role.value, "version": int(session.version),
-        "epoch": int(session.epoch), "reason": session.reason.value if session.reason is not None else None,
-        "state_age_ms": milliseconds(now - session.entered_at),
-        "age_ms": milliseconds(now - session.born_at) if rebuilt.whole else None,
-        "binding": None if bound is None else {"transport": bound.transport, "age_ms": milliseconds(now - bound.since)},
-        "incumbent": session.incumbent, "transportless_ms": _since(session.transportless_at, now),
-        "episode_ms": _since(session.episode_at, now), "attempts": session.attempts, "tried": list(session.tried),
-        "attempt": None if session.attempt is None else {
-            "kind": session.attempt.kind.value, "transport": session.attempt.transport,
-            "age_ms": milliseconds(now - session.attempt.started)},
-        "deadlines": [_deadline(d.name, d.at, type(d.event).__name__, session.policy, now) for d in
-                      sorted(running, key=lambda d: d.at)],
-        "waits": _waits(session, now),
-        "budget": {"used": budget.used(now), "max": session.policy.switching.max_per_minute,
-                   "hold_down_ms": milliseconds(budget.hold_left(now)),
-                   "frees_in_ms": milliseconds(min(recent) + MINUTE - now) if recent else None},
-        "candidates": _candidates(history, session), "decision": _decision(history), "successor": None,
-        "policy_waiting": False,
+        **facts, "uid": history.uid, "age_ms": facts["age_ms"] if rebuilt.whole else None,
+        "waits": _waits(session, now), "candidates": _candidates(history, session), "decision": _decision(history),
+        "successor": None, "policy_waiting": False,
     }  # fmt: skip
-
-
-def _deadline(name: str, at: Instant, event: str, policy: Policy, now: Instant) -> Facts:
-    key = POLICY_KEY[name]
-    section, _, field = key.partition(".")
-    return {"name": name, "event": event, "policy": key, "value": getattr(getattr(policy, section), field),
-            "at_ns": int(at), "left_ms": milliseconds(at - now)}  # fmt: skip
 
 
 def _waits(session: Session, now: Instant) -> list[Facts]:
@@ -65,10 +36,6 @@ def _waits(session: Session, now: Instant) -> list[Facts]:
     if hold is not None and hold > now and session.state is not State.TERMINATED:
         found.append({"name": "hold_down", "at_ns": int(hold), "left_ms": milliseconds(hold - now)})
     return found
-
-
-def _since(start: Instant | None, now: Instant) -> float | None:
-    return milliseconds(now - start) if start is not None else None
 
 
 def _candidates(history: History, session: Session) -> list[Facts]:

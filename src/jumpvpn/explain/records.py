@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jumpvpn.audit.envelope import LARGEST_INTEGER, LONGEST_LINE
 from jumpvpn.session.state import State
 
-LONGEST_LINE = 1 << 20  # as the journal: records aim at 1 KiB, a longer line than this is not ours
 LONGEST_TEXT = 200  # of any word that is shown again
 MOST_FIELDS = 64  # no event has half as many
 LATEST_TIME_MS = 253_402_300_799_000  # the end of the year 9999, which is where calendars of most systems end
-LARGEST_INTEGER = 2**53 - 1  # as the envelope: numbers are IEEE doubles
 
 STATES = frozenset(state.value for state in State)
 

@@ -37,6 +37,11 @@ class Budget:
         """Switches within the last 60 s."""
         return sum(1 for instant in self.switches if now - instant < MINUTE)
 
+    def frees_at(self, now: Instant) -> Instant | None:
+        """When the oldest switch of the last 60 s no longer counts; None if there is none."""
+        oldest = min((instant for instant in self.switches if now - instant < MINUTE), default=None)
+        return Instant(oldest + MINUTE) if oldest is not None else None
+
     def hold_left(self, now: Instant) -> int:
         """Hold-down still to wait (ns)."""
         return max(0, self.hold_until - now) if self.hold_until is not None else 0
@@ -150,8 +155,7 @@ def _limits(best: Candidate, wish: Wish, budget: Budget, policy: Policy, now: In
     used, limit = budget.used(now), policy.switching.max_per_minute
     detail = {"candidate_count": count, "to_id": best.id, "switch_count_60s": used, "limit": limit}
     if used >= limit:
-        oldest = min(instant for instant in budget.switches if now - instant < MINUTE)
-        return Refused("switch_rate_limited", detail, Instant(oldest + MINUTE))
+        return Refused("switch_rate_limited", detail, budget.frees_at(now))
     left = budget.hold_left(now)
     if left and not (wish.urgent and best.validated):
         detail["cooldown_left_ms"] = milliseconds(left)

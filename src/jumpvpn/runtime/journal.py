@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jumpvpn.audit.envelope import LONGEST_LINE
 from jumpvpn.runtime.stores.base import Store
 
 # A followed file is looked at this often; events are for people and collectors, who do not need it sooner.
 POLL_SECONDS = 0.1
 _READ_BYTES = 1 << 16
-LONGEST_LINE = 1 << 20  # records aim at 1 KiB; a longer line than this is not ours
 
 
 class JournalFailed(Exception):

@@ -73,9 +73,7 @@ class Recorder:
 
     def use_policy(self, policy: Policy, now: Now, mode: str = "reload") -> None:
         """Announce ``policy`` with its body; from here on events name it. Raises JournalFailed."""
-        self.sealer.use_policy(policy)
-        data = {"version": policy.version, "digest": policy.digest(), "body": policy.body(), "mode": mode}
-        self.emit((DomainEvent("policy.applied", "N", reason="policy_applied", data=data),), now)
+        self._append(self.sealer.announce(policy, now, mode))
 
     def resume(self, uid: str, chain: Chain) -> None:
         """Continue a session's chain where the store says it ended."""

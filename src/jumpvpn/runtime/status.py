@@ -11,7 +11,6 @@ from jumpvpn.engine.client import ClientEngine
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.engine.liveness import Liveness
 from jumpvpn.engine.place import Place
-from jumpvpn.policy.selection import Budget
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import Plane
 from jumpvpn.session.deadlines import next_deadline
@@ -122,7 +121,7 @@ def _session(
 def _limits(session: Session, now: Instant) -> dict[str, Any]:
     """How far the session is from each of its bounds."""
     policy, lost, nearest = session.policy, session.transportless_at, next_deadline(session)
-    budget = Budget(session.switches, session.hold_until)
+    budget = session.budget
     ttl_left = lost + policy.session.transport_ttl - now if lost is not None else None
     return {
         "transportless_ms": milliseconds(now - lost) if lost is not None else None,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, Totals
-from jumpvpn.values import MILLISECOND, MINUTE, DomainEvent, Instant, TransportId, TransportView, milliseconds
+from jumpvpn.values import MILLISECOND, DomainEvent, Instant, TransportId, TransportView, milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _switch(o: Occasion) -> tuple[Built, ...]:
     data = {
         "from_id": o.before.incumbent or "",
         "to_id": o.event.transport,
-        "switch_count_60s": sum(1 for instant in o.after.switches if o.now - instant < MINUTE),
+        "switch_count_60s": o.after.budget.used(o.now),
         "explicit": True,
         "interruption_ms": _since(o.before.transportless_at, o.now),
     }
@@ -197,7 +197,7 @@ def _switch_failed(o: Occasion) -> tuple[Built, ...]:
 def _switch_denied(o: Occasion) -> tuple[Built, ...]:
     detail = dict(getattr(o.event, "detail", {}))
     detail.setdefault("candidate_count", getattr(o.event, "considered", 0))
-    detail["switch_count_60s"] = sum(1 for instant in o.after.switches if o.now - instant < MINUTE)
+    detail["switch_count_60s"] = o.after.budget.used(o.now)
     return _one("transport.switch_denied", detail, o.after.incumbent)
 
 

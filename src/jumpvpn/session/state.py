@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jumpvpn.policy.model import Policy
+from jumpvpn.policy.selection import Budget
 from jumpvpn.session.reasons import Reason
 from jumpvpn.values import Epoch, Instant, SessionId, TransportId, Version
 
@@ -124,6 +125,11 @@ class Session:
     def uid(self) -> str:
         """The public name."""
         return self.id.uid
+
+    @property
+    def budget(self) -> Budget:
+        """The switch limits as they stand."""
+        return Budget(self.switches, self.hold_until)
 
     @property
     def attached(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jumpvpn.policy.selection import Budget
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
 from jumpvpn.values import MILLISECOND, Epoch, Now, TransportId, later
@@ -87,7 +86,7 @@ def _proven(session: Session, request: ReattachRequest, now: Now) -> Verdict:
     if not session.epoch < request.epoch <= session.epoch + EPOCH_JUMP:
         return Verdict(8, Reason.STALE_STATE_VERSION)
     moves = request.transport != session.incumbent
-    used = Budget(session.switches, session.hold_until).used(now.boot)
+    used = session.budget.used(now.boot)
     if moves and used >= session.policy.switching.max_per_minute:
         return Verdict(9, Reason.SWITCH_RATE_LIMITED)
     if not request.address_validated:

@@ -39,9 +39,7 @@ class Journal:
     def use_policy(self, policy: Policy, now: Now, mode: str = "reload") -> None:
         """From here on events name ``policy``."""
         assert self._sealer is not None
-        self._sealer.use_policy(policy)
-        data = {"version": policy.version, "digest": policy.digest(), "body": policy.body(), "mode": mode}
-        self.note((DomainEvent("policy.applied", "N", reason="policy_applied", data=data),), now)
+        self.lines += self._sealer.announce(policy, now, mode)
 
     def note(self, events: tuple[DomainEvent, ...], now: Now) -> None:
         """Node-lane events outside a commit."""

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-LONGEST_LINE = 1 << 20  # bytes; records aim at 1 KiB
+from jumpvpn.audit.envelope import LONGEST_LINE
+
 LINES_MAX = 2_000  # of one trace: TLC explains that many in some seconds; the rest is left out, with a note
 ATTEMPT_LINES_MAX = 4 * LINES_MAX  # kept of one node lane before they are merged; a stay in RECOVERING has a few
 TRACES_MAX = 256  # of one call: with LINES_MAX this bounds memory whatever the journals hold

@@ -33,7 +33,7 @@ class Chain:
 
     __slots__ = (
         "closed", "covered", "docket", "expected", "head", "held", "kind", "last_boot", "last_mono",
-        "last_time", "marks", "name", "node", "records", "seq", "track", "vouched",
+        "marks", "name", "node", "records", "seq", "track", "vouched",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -53,7 +53,6 @@ class Chain:
         self.node: Node | None = None
         self.last_boot = ""
         self.last_mono = 0
-        self.last_time = 0
 
     def extend(self, record: Record, *, intact: bool) -> None:
         """Take the record that follows the head."""
@@ -64,7 +63,7 @@ class Chain:
         self.seq = record.seq
         self.head = record.hash
         self.records += 1
-        self.last_boot, self.last_mono, self.last_time = record.boot_id, record.mono_ms, record.time_ms
+        self.last_boot, self.last_mono = record.boot_id, record.mono_ms
         marks = self.marks
         marks.append(mark(record.hash))
         keep = RECENT if self.kind != "n" else RECENT_NODE
