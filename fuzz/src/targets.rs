@@ -11,12 +11,13 @@ use jumpvpn_packet::header::{DataHeader, Kind, OVERHEAD};
 use jumpvpn_packet::kem::KemKeyPair;
 use jumpvpn_packet::keys::public_key;
 use jumpvpn_packet::reattach::{
-    HintEnvelope, ReplyEnvelope, RequestEnvelope, ReturnTokenKey, Ticket, TicketKey, Token,
+    HintEnvelope, ReplyEnvelope, RequestEnvelope, ReturnTokenKey, StandbyKey, StandbyProbeEnvelope,
+    StandbyReplyEnvelope, Ticket, TicketKey, Token,
 };
 use jumpvpn_packet::record::SessionRecord;
 use jumpvpn_packet::rekey::{respond, RekeyInitiator};
 use jumpvpn_packet::replay::{ReplayWindow, WINDOW};
-use jumpvpn_packet::schedule::{expand, ClusterKey, ControlSecret, Root, Secret, TrafficSecret};
+use jumpvpn_packet::schedule::{expand, ClusterKey, Root, Secret, TrafficSecret};
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
 use jumpvpn_packet::{PathIndex, SystemRandom};
 
@@ -33,6 +34,7 @@ pub const ALL: &[Target] = &[
     ("init", init),
     ("response", response),
     ("reattach_body", reattach_body),
+    ("standby_body", standby_body),
     ("stored", stored),
     ("rekey", rekey),
     ("replay", replay),
@@ -43,6 +45,10 @@ fn ignore<T>(_: T) {}
 
 fn root() -> Root {
     Root::new(Secret::new([7; 32]))
+}
+
+fn standby() -> StandbyKey {
+    StandbyKey::new([6; 32])
 }
 
 fn traffic() -> TrafficSecret {
@@ -64,6 +70,12 @@ pub fn datagram(input: &[u8]) {
             ignore(ReplyEnvelope::parse(input).and_then(|envelope| envelope.open(&control, &[0; 32])));
         }
         Ok(Kind::ReattachHint) => ignore(HintEnvelope::parse(input).and_then(|envelope| envelope.open(&control))),
+        Ok(Kind::StandbyProbe) => {
+            ignore(StandbyProbeEnvelope::parse(input).and_then(|envelope| envelope.open(&standby())));
+        }
+        Ok(Kind::StandbyReply) => {
+            ignore(StandbyReplyEnvelope::parse(input).and_then(|envelope| envelope.open(&standby(), &[0; 16])));
+        }
         Err(_) => {}
     }
 }
@@ -162,27 +174,46 @@ pub fn response(input: &[u8]) {
 pub fn reattach_body(input: &[u8]) {
     let control = root().control();
     let head = [&[0x50][..], &[0; 60], &[2; 32]].concat();
-    let request = sealed(&control, "reattach request", &[2; 32], &head, 128, input);
+    let request = sealed(control.secret(), "reattach request", &[2; 32], &head, 128, input);
     if let Ok(parsed) = RequestEnvelope::parse(&request).expect("the size is right").open(&control) {
         let ticket = Ticket::parse(&[0; 60]).expect("60 bytes");
         assert_eq!(parsed.seal(&control, &ticket, &[2; 32]), request);
     }
     let head = [&[0x60][..], &[3; 8], &[4; 32]].concat();
-    let reply = sealed(&control, "reattach reply", &[[3; 32], [4; 32]].concat(), &head, 256, input);
+    let reply = sealed(control.secret(), "reattach reply", &[[3; 32], [4; 32]].concat(), &head, 384, input);
     if let Ok(parsed) = ReplyEnvelope::parse(&reply).expect("the size is right").open(&control, &[3; 32]) {
         assert_eq!(parsed.seal(&control, &[3; 32], &[4; 32]), reply);
     }
     let head = [&[0x70][..], &[5; 7], &[6; 16]].concat();
-    let hint = sealed(&control, "hint", &[6; 16], &head, 32, input);
+    let hint = sealed(control.secret(), "hint", &[6; 16], &head, 32, input);
     if let Ok(parsed) = HintEnvelope::parse(&hint).expect("the size is right").open(&control) {
         assert_eq!(parsed.seal(&control, &[5; 7], &[6; 16]), hint);
     }
 }
 
-fn sealed(control: &ControlSecret, label: &str, context: &[u8], head: &[u8], len: usize, body: &[u8]) -> Vec<u8> {
+/// Bodies of standby probes and replies with a right tag, as above.
+pub fn standby_body(input: &[u8]) {
+    let (key, secret) = (standby(), Secret::new(*standby().expose()));
+    let (ticket, challenge, nonce) = (Ticket::parse(&[0; 60]).expect("60 bytes"), [2; 16], [3; 16]);
+    let head = [&[0x80][..], ticket.as_bytes(), &challenge].concat();
+    let probe = sealed(&secret, "standby probe", &challenge, &head, 64, input);
+    if let Ok(parsed) = StandbyProbeEnvelope::parse(&probe).expect("the size is right").open(&key) {
+        assert_eq!(parsed.seal(&key, &ticket, &challenge), probe);
+    }
+    let head = [&[0x90][..], &challenge[..8], &nonce].concat();
+    // Half of the inputs get past the echo.
+    let echoed = if input.first().is_some_and(|byte| byte % 2 == 0) { &challenge[..] } else { &[] };
+    let body = [echoed, input.get(..80.min(input.len())).unwrap_or_default()].concat();
+    let reply = sealed(&secret, "standby reply", &[challenge, nonce].concat(), &head, 96, &body);
+    if let Ok(parsed) = StandbyReplyEnvelope::parse(&reply).expect("the size is right").open(&key, &challenge) {
+        assert_eq!(parsed.seal(&key, &challenge, &nonce), reply);
+    }
+}
+
+fn sealed(secret: &Secret, label: &str, context: &[u8], head: &[u8], len: usize, body: &[u8]) -> Vec<u8> {
     let mut body = body.to_vec();
     body.resize(len, 0);
-    let key = Key::new(AeadId::ChaCha20Poly1305, &expand(control.secret(), label, &[context]));
+    let key = Key::new(AeadId::ChaCha20Poly1305, &expand(secret, label, &[context]));
     let tag = key.seal_in_place([0; 12], head, &mut body);
     [head, &body, &tag].concat()
 }

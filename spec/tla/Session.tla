@@ -23,7 +23,8 @@ vars == <<s, again, row>>
 None == "none"
 NoTry == [kind |-> None, on |-> None]
 Kinds == {"switch", "revalidate", "rebind"}
-Nothing == [event |-> None, on |-> None, epoch |-> 0, nonce |-> 0, owner |-> 0, kind |-> None, limit |-> 0]
+Nothing == [event |-> None, on |-> None, epoch |-> 0, nonce |-> 0, owner |-> 0, kind |-> None, limit |-> 0,
+            floor |-> 0]
 EpochJump == 64  \* a request that names an epoch further ahead is refused
 
 Live == States \ {"TERMINATED"}
@@ -34,6 +35,7 @@ RowOf == [id \in {r.id : r \in Rows} |-> CHOOSE r \in Rows : r.id = id]
 
 Count(n) == IF Counting \/ n < 1 THEN n ELSE 1
 Least(a, b) == IF a < b THEN a ELSE b
+Most(a, b) == IF a > b THEN a ELSE b
 
 -----------------------------------------------------------------------------
 (* Inputs: what the world may tell the session. *)
@@ -50,24 +52,29 @@ Heard(event) == /\ event \in GatewayOnly => s.role = "gateway"
 Fresh == Cardinality(s.nonces) + 1  \* nonces are numbered in the order of their use
 
 Inputs(event) ==
-  {[event |-> event, on |-> on, epoch |-> epoch, nonce |-> nonce, owner |-> owner, kind |-> kind, limit |-> limit] :
+  {[event |-> event, on |-> on, epoch |-> epoch, nonce |-> nonce, owner |-> owner, kind |-> kind, limit |-> limit,
+    floor |-> floor] :
      on \in IF event \in Naming THEN Transports ELSE {None},
      epoch \in CASE event = "HandshakeCompleted" -> {1}
                  [] event \in Proofs \cup {"KeysRotated"} -> {s.epoch, s.epoch + 1}
+                 [] event = "OwnerChanged" /\ s.role = "gateway" -> {0, s.epoch + 1}
                  [] OTHER -> {0},
      nonce \in IF event \in Proofs THEN {Fresh} \cup {n \in {1} : n \in s.nonces} ELSE {0},
      owner \in IF event = "OwnerChanged" THEN {s.owner, s.owner + 1} ELSE {0},
      kind \in IF event = "AttemptStarted" THEN Kinds ELSE {None},
      limit \in CASE event = "PolicyReloaded" -> Limits
                  [] event = "OwnerChanged" /\ s.role = "gateway" -> Limits \cup {0}
-                 [] OTHER -> {0}}
+                 [] OTHER -> {0},
+     floor \in IF event = "OwnerChanged" /\ s.role = "gateway" THEN {0, s.version + 1} ELSE {0}}
 
 \* The checks before the machine: a request or an answer reaches it only with a nonce that was never used and an epoch
-\* within reach (everything else is row 23's); the first epoch is 1; only clients start attempts to switch.
+\* within reach (everything else is row 23's); the first epoch is 1; only clients start attempts to switch. A new owner
+\* is told what the client proved to know (version floor, epoch) only if it is more than the record has.
 Valid(x) == /\ Heard(x.event)
             /\ x.event \in Proofs => x.nonce \notin s.nonces /\ x.epoch <= s.epoch + EpochJump
             /\ x.event \in Naming => x.on # None
             /\ x.event = "HandshakeCompleted" => x.epoch = 1
+            /\ x.event = "OwnerChanged" => IF x.floor = 0 THEN x.epoch = 0 ELSE x.floor > s.version
             /\ x.event = "AttemptStarted" => x.kind \in Kinds /\ (x.kind = "switch" => s.role = "client")
 
 -----------------------------------------------------------------------------
@@ -153,8 +160,9 @@ Unbind(a) == [a EXCEPT !.bound = None, !.lostAt = IF @ = 0 THEN Count(a.version 
 Recover(a) == [a EXCEPT !.attempts = @ + 1, !.try = NoTry]
 Hold(a) == [a EXCEPT !.try = NoTry]
 \* A new owner at a gateway is a new process: it runs under its own policy (limit 0: the policy is as before).
-Own(a, x) == IF x.limit = 0 THEN [a EXCEPT !.owner = Count(x.owner)]
-             ELSE [a EXCEPT !.owner = Count(x.owner), !.limit = x.limit, !.nextLimit = 0]
+\* What the client proved to know, its former owner had bound: versions and epochs go on from there.
+Own(a, x) == LET owned == [a EXCEPT !.owner = Count(x.owner), !.epoch = IF x.epoch > @ THEN Count(x.epoch) ELSE @]
+             IN IF x.limit = 0 THEN owned ELSE [owned EXCEPT !.limit = x.limit, !.nextLimit = 0]
 UnbindForOwner(a, x) ==
   LET lost == Own(Unbind(a), x)
   IN IF lost.try.kind = "switch" THEN lost ELSE [lost EXCEPT !.try = NoTry]
@@ -188,7 +196,7 @@ Changed(a, effect, x) ==
     [] OTHER -> Assert(FALSE, <<"an effect without meaning", effect>>)
 
 After(r, x) == [Changed(s, Effect(r), x) EXCEPT !.state = IF r.next = "" THEN @ ELSE r.next,
-                                                !.version = IF r.mutates THEN Count(@ + 1) ELSE @]
+                                                !.version = IF r.mutates THEN Count(Most(@, x.floor) + 1) ELSE @]
 
 -----------------------------------------------------------------------------
 (* Behaviour. *)
@@ -247,7 +255,9 @@ SINGLE_BINDING == /\ s.state = "ATTACHED" => s.bound # None
 
 ABSORBING == [][s.state = "TERMINATED" => UNCHANGED <<s, again>>]_vars
 
-VERSION == [][IF s' = [s EXCEPT !.try = s'.try] THEN TRUE ELSE s'.version = s.version + 1]_vars
+\* Only a change of owner leaves versions out: those that the client knew of the former owner.
+VERSION == [][IF s' = [s EXCEPT !.try = s'.try] THEN TRUE
+              ELSE s'.version = s.version + 1 \/ (s'.owner > s.owner /\ s'.version > s.version)]_vars
 
 \* A row that does not mutate changes at most the running attempt, which is no part of the record.
 REJECTION == [][~RowOf[row'].mutates => s' = [s EXCEPT !.try = s'.try]]_vars

@@ -33,6 +33,9 @@ Shown(r) == IF r.id \in DOMAIN Attempts THEN Attempts[r.id]
 \* A request or an answer shows its transport, epoch and nonce in its result, a few lines after its first row.
 Ahead == {i \in l..(l + 6) : i <= Len(Lines) /\ Lines[i].event = "reattach.result"}
 Result == Lines[CHOOSE i \in Ahead : \A j \in Ahead : i <= j]
+\* The version that a new owner was told of is in the second line of its row, or in the first if the state stays.
+Floor(r) == LET i == IF r.next = "" THEN l ELSE l + 1
+            IN IF i <= Len(Lines) /\ Lines[i].event = "ownership.acquired" /\ Lines[i].floor > 0 THEN Lines[i].floor ELSE 0
 Unlogged == -2  \* some fresh nonce that the log does not show: no line is equal to it
 
 InputOf(r) ==
@@ -45,13 +48,19 @@ InputOf(r) ==
       nonce |-> IF known /\ Result.nonce > 0 /\ Result.nonce \notin s.nonces THEN Result.nonce ELSE Unlogged,
       owner |-> IF r.event = "OwnerChanged" THEN Line.owner ELSE 0,
       kind |-> IF r.event = "AttemptStarted" THEN Line.kind ELSE None,
-      limit |-> 0]
+      limit |-> 0,
+      floor |-> IF r.event = "OwnerChanged" THEN Floor(r) ELSE 0]
 
-\* Unlogged: how many attempts a reloaded policy allows once it is in force in full, and those of a new process.
-InputsOf(r) == {[InputOf(r) EXCEPT !.limit = limit] : limit \in
-                  CASE r.event = "PolicyReloaded" -> Traces[trace].limits
-                    [] r.event = "OwnerChanged" /\ s.role = "gateway" -> Traces[trace].limits \cup {0}
-                    [] OTHER -> {0}}
+\* Unlogged: how many attempts a reloaded policy allows once it is in force in full, and those of a new process; the
+\* epoch that the client proved to know at a change of owner, which later lines may show.
+EpochsOf(r) == IF r.event # "OwnerChanged" THEN {InputOf(r).epoch}
+               ELSE IF Floor(r) = 0 THEN {0}
+               ELSE {0} \cup {Lines[i].gen : i \in {j \in l..(l + 8) : j <= Len(Lines) /\ Lines[j].gen > s.epoch}}
+InputsOf(r) == {[InputOf(r) EXCEPT !.limit = limit, !.epoch = epoch] :
+                  epoch \in EpochsOf(r),
+                  limit \in CASE r.event = "PolicyReloaded" -> Traces[trace].limits
+                              [] r.event = "OwnerChanged" /\ s.role = "gateway" -> Traces[trace].limits \cup {0}
+                              [] OTHER -> {0}}
 
 -----------------------------------------------------------------------------
 (* What a line must say: b is the session before the row, a the one after it. *)
@@ -78,7 +87,8 @@ Fits(line, event, r, x, reason, b, a) ==
           [] event = "transport.switch_denied" -> On(a.incumbent)
           [] event = "reattach.result" ->
                On(x.on) /\ line.kind = "SUCCESS" /\ line.epoch = x.epoch /\ line.nonce = x.nonce /\ line.attempts = b.attempts
-          [] event = "ownership.acquired" -> On(None) /\ line.epoch = a.owner
+          [] event = "ownership.acquired" ->
+               On(None) /\ line.epoch = a.owner /\ (line.floor = x.floor \/ (x.floor = 0 /\ line.floor = -1))
           [] event = "policy.applied" -> On(None) /\ line.limit = a.limit
           [] event = "key.rotated" -> On(a.incumbent) /\ line.epoch = a.epoch
           [] event \in {"key.expired", "security.key_compromise_suspected", "ownership.conflict"} -> On(None)
@@ -111,6 +121,7 @@ Step == /\ l > 1 /\ More /\ todo = {}
              \E x \in IF again = Nothing THEN InputsOf(r) ELSE {again} :
                /\ (again # Nothing \/ Valid(x)) = TRUE
                /\ s.state \in r.from /\ r.event = x.event
+               /\ r.event = "OwnerChanged" => x.owner = s.owner + 1
                /\ Take(r, x)
                /\ \E event \in Shown(r) : /\ Fits(Line, event, r, x, Line.reason, s, s') = TRUE
                                           /\ todo' = Shown(r) \ {event}

@@ -21,17 +21,19 @@ Facts, by their first item:
 - `("reattach_request", req, session, session_id: bytes, socket, peer, proof: bool, nonce_id: str, next_epoch,
   expected_version, age_ms, path,
   cause, token_ok: bool, fresh_nonce: bool)` gateway; session is 0 (and proof False) when the ticket is right and
-  the session is not here. Decide by
-  `prepare_reattach` + `commit_reattach`, `challenge_reattach`, `deny_reattach` or `drop_reattach`; forgotten after
-  5 s.
+  the session is not here: `restore` it and `retry_reattach`, which tells the same request again, or
+  `drop_reattach`. Otherwise decide by `prepare_reattach` + `commit_reattach`, `challenge_reattach`,
+  `deny_reattach` or `drop_reattach`. Forgotten 5 s after it came or was retried, 120 s after it came when prepared.
 - `("reattach_reply", session, nonce_id: str, status, epoch, version, reason, path, token: bytes)` client; status 0
   committed (order
   `finish_reattach`), 1 challenge (begin again with the token), 2 denied.
 - `("path_validated", session, path, peer, rtt_ns)` a probe to `peer` was answered: the first after `set_path` or
   silence, and each one of `probe_now` and
   `challenge`.
+- `("standby_answered", session, path, peer, rtt_ns, draining: bool)` client: the gateway at the end of a standby path
+  answered a probe; each answer is told. `draining`: it is about to leave.
 - `("path_measured", session, path, srtt_ns, rttvar_ns, loss_up_ppm, loss_down_ppm, received)` each 500 ms at most,
-  sooner on a big change;
+  sooner on a big change, and only when something changed;
   up is client to gateway; received counts inner packets.
 - `("path_silent", session, path, silent_ns, limit_ns)`, `("path_dead", session, path, silent_ns)`, `("path_heard",
   session, path)` once each.
@@ -177,12 +179,53 @@ class Plane:
     def reject_handshake(self, handshake: int) -> None:
         """Gateway: forgets a handshake without a word."""
 
-    def restore(self, session_id: bytes, sealed: bytes, inner: list[str]) -> int:
+    def restore(self, session_id: bytes, sealed: bytes, inner: list[str], routed: bool = True) -> int:
         """Gateway: a session from its record. It opens and answers probes by hints, and delivers nothing before a
-        reattach."""
+        reattach; its epoch stays so after one.
 
-    def set_path(self, session: int, path: int, socket: int, peer: str) -> None:
-        """Sets where a path leads. The same way again only makes its next validation a fact."""
+        With `routed` False inner packets do not find it before `commit_reattach` or `route_inner`: a candidate whose
+        owner may be elsewhere. A session with this identifier that is here ends first, and its handle with it.
+        """
+
+    def route_inner(self, session: int) -> None:
+        """Gateway: lets inner packets find a session that was restored without its routes; again does nothing."""
+
+    def set_deadline(self, boot_ns: int) -> None:
+        """Gateway: from CLOCK_BOOTTIME `boot_ns` on nothing is sealed, sent, opened or delivered; at first never.
+
+        Inner packets then wait as for a session without binding, what comes in is dropped, both counted as `fenced`;
+        `finish_accept`, `commit_reattach` and `commit_rekey` raise RuntimeError and leave the request as it is;
+        `challenge_reattach` and `deny_reattach` forget it without a reply. A later deadline lifts all of this, and
+        what waited goes out. 0 stops at once; 2**64 - 1 is never.
+        """
+
+    def set_ticket_keys(self, keys: list[bytes]) -> None:
+        """Gateway: 1 to 4 keys of 32 bytes; the first seals tickets, all open them.
+
+        Without an order the one key is derived from the cluster key; after one, tickets under a key that is not in
+        `keys` are dropped as `bad_ticket`.
+        """
+
+    def set_draining(self, draining: bool) -> None:
+        """Gateway: whether answers to standby probes say that this gateway is about to leave."""
+
+    def set_path(
+        self,
+        session: int,
+        path: int,
+        socket: int,
+        peer: str,
+        gateway_key: bytes | None = None,
+        standby: bool = False,
+    ) -> None:
+        """Sets where a path leads. The same way to the same gateway again only makes its next validation a fact.
+
+        Client: `gateway_key` (32 bytes) is the public key of the gateway at the other end, None that of the birth;
+        requests on this path name it, and no other gateway takes them. With `standby` that gateway does not hold the
+        session: the path is probed as `set_liveness` says by probes that any gateway of the cluster answers
+        (`standby_answered`; `path_silent`, `path_dead` and `path_heard` as on any path), and carries no data before a
+        reattach on it. RuntimeError for a standby path that carries data, and for either at a gateway.
+        """
 
     def drop_path(self, session: int, path: int) -> None:
         """Forgets a path; its limits stay. The session is without binding when it was the active one."""
@@ -191,7 +234,8 @@ class Plane:
         """Follows a peer whose new address was validated."""
 
     def activate(self, session: int, path: int) -> None:
-        """Makes a path carry data; what the peer has not reported goes first, then what waited."""
+        """Makes a path carry data; what the peer has not reported goes first, then what waited. RuntimeError for a
+        standby path."""
 
     def deactivate(self, session: int) -> None:
         """Ends the binding: inner packets wait from now on; what comes in is still taken."""
@@ -242,7 +286,7 @@ class Plane:
         """Client: sends a request on `path` and returns its nonce_id (16 hex digits); an earlier attempt is given up.
 
         With `zero_rtt` data follows at once under the next epoch; it waits again if the attempt fails. `token` is
-        that of a challenge, or empty.
+        that of a challenge, or empty: then a standby path shows the token of its last answer, if it is still valid.
         """
 
     def resend_reattach(self, session: int) -> None:
@@ -251,15 +295,29 @@ class Plane:
     def abandon_reattach(self, session: int) -> None:
         """Client: gives up the attempt, whether answered or not."""
 
-    def finish_reattach(self, session: int) -> None:
-        """Client: the committed epoch sends, its path is active, what is owed and what waited goes out."""
+    def finish_reattach(self, session: int, handover: Literal["same", "lost", "drained"] = "same") -> None:
+        """Client: the committed epoch sends, its path is active, what is owed and what waited goes out.
+
+        `handover` says what became of the gateway before. "same": it is this one. "lost": every older epoch is closed
+        at once. "drained": what it still sends is taken until the first inner packet of this one. After the last two
+        nothing sealed in an older epoch is sent again, since the gateway before may have delivered it. The gateway of
+        the path now holds the session: paths to it are probed as any, paths to others are standbys.
+        """
+
+    def retry_reattach(self, request: int) -> None:
+        """Gateway: looks for the session of a request again that was not here when the request came.
+
+        Tells `reattach_request` again, with the same request number. When the session is not here, or the request is
+        not its own or names another gateway, the fact has proof False and the request is forgotten. RuntimeError when
+        the session was here from the first, or the ring of facts is full.
+        """
 
     def prepare_reattach(self, request: int) -> bytes:
         """Gateway: returns the sealed secret, with the next epoch, for the record; sends nothing."""
 
     def commit_reattach(self, request: int, version: int) -> None:
-        """Gateway: installs the epoch, moves the binding, replies with fresh tickets, sends what is owed and what
-        waited."""
+        """Gateway: installs the epoch, moves the binding, enters the inner routes, replies with fresh tickets,
+        sends what is owed and what waited."""
 
     def challenge_reattach(self, request: int) -> None:
         """Gateway: replies with a return token for the source address and forgets the request."""
@@ -286,7 +344,7 @@ class Plane:
 
     def send_control(self, session: int, kind: int, payload: bytes, path: int | None = None) -> None:
         """Sends a message once, on `path` or the active one; it is not repeated. `kind` is 0..239, `payload` at
-        most 9520 bytes."""
+        most 9520 bytes. RuntimeError for a standby path."""
 
     def close_session(self, session: int) -> None:
         """Erases a session and its keys."""

@@ -2,139 +2,60 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import Field, ValidationError
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
 
+from jumpvpn.config_cluster import Announce, ClusterConfig, problems_between, problems_inside
+from jumpvpn.config_fields import (
+    DEFAULT_PORT,
+    KEY_BYTES,
+    Address4,
+    Address6,
+    Endpoint,
+    FilePath,
+    InterfaceName,
+    IPAddress,
+    IPNetwork,
+    Listen,
+    Many,
+    Mtu,
+    Name,
+    Network,
+    Network4,
+    Network6,
+    Pattern,
+    PublicKey,
+    Table,
+    decode_key,
+    encode_key,
+    split_address,
+)
 from jumpvpn.policy.model import Policy, load_policy
 from jumpvpn.policy.problems import Problem, Rejected, problems_of, quoted
 from jumpvpn.policy.units import extent
 from jumpvpn.toml_lines import line_of
 
-KEY_BYTES = 32  # X25519 (RFC 7748)
-DEFAULT_PORT = 51900
+# What others need of the single values comes from here too.
+__all__ = [
+    "DEFAULT_MTU", "DEFAULT_PORT", "INNER_INTERFACES", "KEY_BYTES", "MOST_GATEWAYS", "Announce", "ClientConfig",
+    "ClientTunnel", "ClusterConfig", "Device", "Forward", "GatewayConfig", "GatewayPeer", "GatewayTunnel", "IPAddress",
+    "IPNetwork", "Interfaces", "Recording", "Table", "decode_key", "encode_key", "load_client", "load_either",
+    "load_gateway", "load_policy_file", "load_policy_of", "parse_client", "parse_gateway", "preferring", "read_text",
+    "split_address",
+]  # fmt: skip
+
+# Each one costs the client a probe per interface; whoever runs more gateways names each client the ones near it.
+MOST_GATEWAYS = 16
 # 1500 of Ethernet less IPv6 and UDP (48), our seal (32) and 40 for PPPoE, NAT64 and the like on the way.
 DEFAULT_MTU = 1380
-SMALLEST_MTU = 1280  # IPv6 demands it of every link (RFC 8200, section 5)
-LARGEST_MTU = 9000
-LONGEST_INTERFACE_NAME = 15  # IFNAMSIZ - 1
 
 Checked = TypeVar("Checked")
-
-
-class Table(BaseModel):
-    """Common strictness: unknown keys, wrong types and later changes are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
-
-
-def _parsed(read: Callable[[str], Any], wanted: str) -> BeforeValidator:
-    """A field that is written as text and kept as what ``read`` makes of it."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, str):
-            raise PydanticCustomError("text", "must be a text in quotes: {wanted}", {"wanted": wanted})
-        try:
-            return read(value)
-        except ValueError:
-            raise PydanticCustomError("text", "must be {wanted}", {"wanted": wanted}) from None
-
-    return BeforeValidator(check)
-
-
-def _checked(is_valid: Callable[[str], object], wanted: str) -> AfterValidator:
-    """A field that stays text and must satisfy ``is_valid``."""
-
-    def check(value: str) -> str:
-        try:
-            valid = is_valid(value)
-        except ValueError:
-            valid = False
-        if not valid:
-            raise PydanticCustomError("text", "must be {wanted}", {"wanted": wanted})
-        return value
-
-    return AfterValidator(check)
-
-
-def decode_key(text: str) -> bytes:
-    """The 32 bytes of a key in base64. Raises ValueError."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
-    if len(raw) != KEY_BYTES:
-        raise ValueError(f"{len(raw)} bytes instead of {KEY_BYTES}")
-    return raw
-
-
-def encode_key(raw: bytes) -> str:
-    """A key of 32 bytes as 44 characters of base64."""
-    return base64.b64encode(raw).decode("ascii")
-
-
-def split_address(text: str, default_port: int | None = None) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[v6]:port``. Raises ValueError."""
-    matched = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:\s]+))(?::([0-9]{1,5}))?", text)
-    if matched is None:
-        raise ValueError("not host:port")
-    host = matched[1] or matched[2]
-    if matched[1]:
-        ipaddress.IPv6Address(host)
-    port = int(matched[3]) if matched[3] else default_port
-    if port is None or not 0 < port < 65536:
-        raise ValueError("port missing or out of range")
-    return host, port
-
-
-def _is_listen(text: str) -> bool:
-    ipaddress.ip_address(split_address(text)[0])
-    return True
-
-
-def _is_interface_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) is not None and len(text) <= LONGEST_INTERFACE_NAME
-
-
-def _resolve(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str) or not value:
-        raise PydanticCustomError("path", "must be a path in quotes")
-    base = (info.context or {}).get("base", Path())
-    return Path(base) / Path(value).expanduser()
-
-
-PublicKey = Annotated[str, _checked(lambda text: decode_key(text) is not None, "a public key: 44 characters of base64")]
-Listen = Annotated[str, _checked(_is_listen, f'an address and port such as "0.0.0.0:{DEFAULT_PORT}" or "[::]:443"')]
-Endpoint = Annotated[
-    str,
-    _checked(
-        lambda text: split_address(text) is not None, f'"host:port", for example "vpn.example.org:{DEFAULT_PORT}"'
-    ),
-]
-Name = Annotated[
-    str, _checked(re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}").fullmatch, "1 to 63 of letters, digits, . _ -")
-]
-InterfaceName = Annotated[str, _checked(_is_interface_name, "an interface name of at most 15 characters")]
-Pattern = Annotated[str, _checked(re.compile(r"[^\s/:]{1,32}").fullmatch, 'an interface pattern such as "wl*"')]
-FilePath = Annotated[Path, BeforeValidator(_resolve)]
-Network4 = Annotated[ipaddress.IPv4Network, _parsed(ipaddress.IPv4Network, 'an IPv4 network such as "10.77.0.0/24"')]
-Network6 = Annotated[ipaddress.IPv6Network, _parsed(ipaddress.IPv6Network, 'an IPv6 network such as "fd77::/64"')]
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = Annotated[IPNetwork, _parsed(ipaddress.ip_network, 'a network such as "10.0.0.0/8", "0.0.0.0/0" or "::/0"')]
-Address4 = Annotated[ipaddress.IPv4Address, _parsed(ipaddress.IPv4Address, 'an IPv4 address such as "10.77.0.2"')]
-Address6 = Annotated[ipaddress.IPv6Address, _parsed(ipaddress.IPv6Address, 'an IPv6 address such as "fd77::2"')]
-Many = Field(strict=False, max_length=1024)  # lists in a file written by hand; more is a mistake or an attack
-Mtu = Annotated[int, Field(ge=SMALLEST_MTU, le=LARGEST_MTU)]
 
 
 class Device(Table):
@@ -195,6 +116,8 @@ class GatewayConfig(Table):
     store: Literal["sqlite", "memory"] = "sqlite"
     tunnel: GatewayTunnel = GatewayTunnel()
     forward: Forward = Forward()
+    cluster: ClusterConfig | None = None
+    announce: Announce = Announce()
     device: Annotated[tuple[Device, ...], Field(strict=False, max_length=65536)] = ()
     recording: Recording | None = None
     policy: Policy = Policy()
@@ -246,7 +169,7 @@ class ClientConfig(Table):
     table: Annotated[int, Field(ge=1, le=0xFFFFFFFF)] = 19030
     tunnel: ClientTunnel = ClientTunnel()
     interfaces: Interfaces = Interfaces()
-    gateway: Annotated[tuple[GatewayPeer, ...], Field(strict=False, min_length=1, max_length=16)]
+    gateway: Annotated[tuple[GatewayPeer, ...], Field(strict=False, min_length=1, max_length=MOST_GATEWAYS)]
     recording: Recording | None = None
     policy: Policy = Policy()
     source: SkipJsonSchema[Path | None] = None  # the file this was read from; never a key of it
@@ -279,26 +202,34 @@ def load_either(path: Path) -> GatewayConfig | ClientConfig:
 
 def parse_gateway(text: str, base: Path, source: str = "") -> GatewayConfig:
     """A gateway's configuration from TOML ``text``; relative paths start at ``base``. Raises ``Rejected``."""
-    return _parse(GatewayConfig, text, base, source, _gateway_problems)
+    return _parse(GatewayConfig, text, base, source, _gateway_problems, problems_inside)
 
 
 def parse_client(text: str, base: Path, source: str = "") -> ClientConfig:
     """A client's configuration from TOML ``text``; relative paths start at ``base``. Raises ``Rejected``."""
-    return _parse(ClientConfig, text, base, source, _client_problems)
+    return _parse(ClientConfig, text, base, source, _client_problems, lambda *_: [])
 
 
 def _parse(
-    kind: type[Config], text: str, base: Path, source: str, relations: Callable[[Config], list[Problem]]
+    kind: type[Config],
+    text: str,
+    base: Path,
+    source: str,
+    relations: Callable[[Config], list[Problem]],
+    parts: Callable[[Mapping[str, Any], Mapping[str, Any]], list[Problem]],
 ) -> Config:
+    """``relations`` needs a whole configuration; ``parts`` judges single tables, also beside broken ones."""
     table = _tables(text, source)
     problems: list[Problem] = []
     if "source" in table:
         problems.append(Problem(("source",), "unknown key; remove it or correct its spelling"))
     policy = _policy(table, base, problems)
     table |= {"policy": policy, "source": Path(source) if source else None}
+    context = {"base": base.absolute()}
+    problems += parts(table, context)
     config: Config | None = None
     try:
-        config = kind.model_validate(table, context={"base": base.absolute()})
+        config = kind.model_validate(table, context=context)
         problems += relations(config)
     except ValidationError as error:
         problems += problems_of(error)
@@ -392,7 +323,7 @@ def _tables(text: str, source: str) -> dict[str, Any]:
 
 def _gateway_problems(config: GatewayConfig) -> list[Problem]:
     problems = _repeated(config.device, "device", ("name", "public_key", "address", "address6"))
-    problems += _recording_problems(config)
+    problems += _recording_problems(config) + problems_between(config)
     own = {address.ip for address in config.tunnel.gateway_addresses()}
     if config.tunnel.pool.num_addresses < 4:
         problems.append(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NewType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, NewType
 
 Instant = NewType("Instant", int)
 """Boot time (CLOCK_BOOTTIME, includes suspend), integer nanoseconds. Comparable within one boot only."""
@@ -72,6 +74,25 @@ def later(instant: Instant, duration: int) -> Instant:
 def milliseconds(duration: int) -> float:
     """``duration`` (ns) in milliseconds, for people."""
     return round(duration / MILLISECOND, 3)
+
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # noqa: PLC0414 - said so that mypy checks the arguments
+else:
+
+    def replace(value: Any, /, **changes: Any) -> Any:
+        """``dataclasses.replace`` in half the time, for dataclasses whose every field is an argument, by place."""
+        read, places = _fields(type(value))
+        arguments = list(read(value))
+        for name, new in changes.items():
+            arguments[places[name]] = new
+        return type(value)(*arguments)
+
+
+@cache
+def _fields(kind: Any) -> tuple[Callable[[Any], tuple[Any, ...]], Mapping[str, int]]:
+    names = [found.name for found in fields(kind)]
+    return attrgetter(*names), {name: place for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)

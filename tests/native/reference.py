@@ -174,8 +174,8 @@ def init_payload(timestamp_ns: int, capabilities: int, ek: bytes, credential: by
     return head + sha256(ek) + struct.pack(">H", len(credential)) + credential
 
 
-def response_payload(session_id: bytes, aead: int, tickets: list[bytes], welcome: bytes) -> bytes:
-    return session_id + bytes([aead, len(tickets)]) + b"".join(tickets) + welcome
+def response_payload(session_id: bytes, aead: int, tickets: list[bytes], standby_key: bytes, welcome: bytes) -> bytes:
+    return session_id + bytes([aead, len(tickets)]) + b"".join(tickets) + standby_key + welcome
 
 
 def choose_aead(client: int, gateway: int) -> int:
@@ -366,13 +366,17 @@ def control_frames(message_id: int, message_type: int, content: bytes) -> list[b
 # --- reattach ---------------------------------------------------------------------------------------------------------
 
 
-def ticket(cluster: bytes, nonce: bytes, session_id: bytes, issued_ms: int, serial: int) -> bytes:
+def derived_ticket_key(cluster: bytes) -> bytes:
+    return expand(cluster, "ticket")
+
+
+def ticket(key: bytes, nonce: bytes, session_id: bytes, issued_ms: int, serial: int) -> bytes:
     plain = session_id + struct.pack(">QQ", issued_ms, serial)
-    return nonce + seal(CHACHA20_POLY1305, expand(cluster, "ticket"), nonce, b"jumpvpn v1 ticket", plain)
+    return nonce + seal(CHACHA20_POLY1305, key, nonce, b"jumpvpn v1 ticket", plain)
 
 
-def open_ticket(cluster: bytes, sealed: bytes) -> tuple[bytes, int, int]:
-    plain = open_(CHACHA20_POLY1305, expand(cluster, "ticket"), sealed[:12], b"jumpvpn v1 ticket", sealed[12:])
+def open_ticket(key: bytes, sealed: bytes) -> tuple[bytes, int, int]:
+    plain = open_(CHACHA20_POLY1305, key, sealed[:12], b"jumpvpn v1 ticket", sealed[12:])
     issued_ms, serial = struct.unpack(">QQ", plain[16:])
     return plain[:16], issued_ms, serial
 
@@ -382,9 +386,13 @@ def return_token(cluster: bytes, address: bytes, session_id: bytes, issued_ms: i
     return issued + mac16(expand(cluster, "return token"), address, session_id, issued)
 
 
-def single(control: bytes, label: str, context: bytes, head: bytes, body: bytes) -> bytes:
+def gateway_id(public: bytes) -> bytes:
+    return sha256(public)[:8]
+
+
+def single(secret: bytes, label: str, context: bytes, head: bytes, body: bytes) -> bytes:
     """A message sealed by a key that seals nothing else."""
-    return head + seal(CHACHA20_POLY1305, expand(control, label, context), ZERO_NONCE, head, body)
+    return head + seal(CHACHA20_POLY1305, expand(secret, label, context), ZERO_NONCE, head, body)
 
 
 def request(
@@ -397,9 +405,11 @@ def request(
     age_ms: int,
     path: int,
     cause: int,
+    gateway_public_key: bytes,
     token: bytes,
 ) -> bytes:
-    body = struct.pack(">QQQBBB", next_epoch, expected_version, age_ms, path, cause, len(token)) + token
+    body = struct.pack(">QQQBB", next_epoch, expected_version, age_ms, path, cause)
+    body += gateway_id(gateway_public_key) + bytes([len(token)]) + token
     return single(control, "reattach request", client_nonce, b"\x50" + ticket + client_nonce, body.ljust(128, b"\0"))
 
 
@@ -415,16 +425,32 @@ def reply(
     reason: int,
     token: bytes,
     tickets: list[bytes],
+    standby_key: bytes,
 ) -> bytes:
     body = struct.pack(">BQQBHB", status, epoch, version, path, reason, len(token)) + token
-    body += bytes([len(tickets)]) + b"".join(tickets)
+    body += bytes([len(tickets)]) + b"".join(tickets) + standby_key
     head = b"\x60" + client_nonce[:8] + gateway_nonce
-    return single(control, "reattach reply", client_nonce + gateway_nonce, head, body.ljust(256, b"\0"))
+    return single(control, "reattach reply", client_nonce + gateway_nonce, head, body.ljust(384, b"\0"))
 
 
 def hint(control: bytes, *, cid: bytes, nonce: bytes, challenge: bytes, epoch: int, cause: int) -> bytes:
     body = challenge + struct.pack(">QB", epoch, cause)
     return single(control, "hint", nonce, b"\x70" + cid + nonce, body.ljust(32, b"\0"))
+
+
+def standby_key(cluster: bytes, session_id: bytes) -> bytes:
+    return expand(cluster, "standby", session_id)
+
+
+def standby_probe(key: bytes, *, ticket: bytes, challenge: bytes, gateway_public_key: bytes) -> bytes:
+    head = b"\x80" + ticket + challenge
+    return single(key, "standby probe", challenge, head, gateway_id(gateway_public_key).ljust(64, b"\0"))
+
+
+def standby_reply(key: bytes, *, challenge: bytes, nonce: bytes, token: bytes, draining: bool) -> bytes:
+    body = challenge + bytes([len(token)]) + token + bytes([draining])
+    head = b"\x90" + challenge[:8] + nonce
+    return single(key, "standby reply", challenge + nonce, head, body.ljust(96, b"\0"))
 
 
 # --- rekey and record -------------------------------------------------------------------------------------------------

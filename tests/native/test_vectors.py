@@ -82,10 +82,12 @@ def test_handshake(case: dict[str, Any]) -> None:
     assert (device, received) == (ref.public_key(client.private), payload_1)
 
     expected = case["established"]
-    tickets, welcome = [raw(ticket) for ticket in expected["tickets"]], raw(expected["welcome"])
+    tickets = [raw(ticket) for ticket in expected["tickets"]]
     aead = ref.choose_aead(case["client_capabilities"], case["gateway_capabilities"])
     assert aead == expected["aead"]
-    payload_2 = ref.response_payload(raw(expected["session_id"]), aead, tickets, welcome)
+    payload_2 = ref.response_payload(
+        raw(expected["session_id"]), aead, tickets, raw(expected["standby_key"]), raw(expected["welcome"])
+    )
     message_2, given = gateway.message_2(payload_2, kem["secret"], kem["ct"])
     assert [datagram.hex() for datagram in ref.cut(2, handshake_id, message_2, device)] == case["response"]
 
@@ -147,10 +149,12 @@ def test_frames() -> None:
 def test_tickets_and_return_token() -> None:
     vector = load("reattach")
     cluster = raw(vector["cluster_key"])
-    for case in vector["tickets"]:
+    derived = ref.derived_ticket_key(cluster)
+    cases = [(derived, case) for case in vector["tickets"]]
+    for key, case in [*cases, (raw(vector["listed_ticket_key"]), vector["listed_ticket"])]:
         contents = (raw(case["session_id"]), case["issued_ms"], case["serial"])
-        assert ref.ticket(cluster, raw(case["nonce"]), *contents).hex() == case["ticket"]
-        assert ref.open_ticket(cluster, raw(case["ticket"])) == contents
+        assert ref.ticket(key, raw(case["nonce"]), *contents).hex() == case["ticket"]
+        assert ref.open_ticket(key, raw(case["ticket"])) == contents
     token = vector["return_token"]
     made = ref.return_token(cluster, raw(token["address"]), raw(token["session_id"]), token["issued_ms"])
     assert made.hex() == token["token"]
@@ -160,15 +164,30 @@ def test_reattach_messages() -> None:
     vector = load("reattach")
     control = ref.control_secret(raw(vector["root"]))
     for case in vector["requests"]:
-        fields = {**case, **unhex(case, "ticket", "client_nonce", "token")}
+        fields = {**case, **unhex(case, "ticket", "client_nonce", "gateway_public_key", "token")}
         assert ref.request(control, **without(fields, "datagram")).hex() == case["datagram"]
     for case in vector["replies"]:
         fields = {**case, **unhex(case, "client_nonce", "gateway_nonce", "token")}
         fields["tickets"] = [raw(ticket) for ticket in case["tickets"]]
+        fields["standby_key"] = raw(case["standby_key"] or "")
         assert ref.reply(control, **without(fields, "datagram")).hex() == case["datagram"]
     case = vector["hint"]
     fields = {**case, **unhex(case, "cid", "nonce", "challenge")}
     assert ref.hint(control, **without(fields, "datagram")).hex() == case["datagram"]
+
+
+def test_standby_messages() -> None:
+    vector = load("reattach")
+    case = unhex(vector["standby"], "session_id", "key", "ticket", "challenge", "gateway_public_key", "nonce", "token")
+    assert ref.standby_key(raw(vector["cluster_key"]), case["session_id"]) == case["key"]
+    key, challenge, nonce, token = case["key"], case["challenge"], case["nonce"], case["token"]
+    public = case["gateway_public_key"]
+    probe = ref.standby_probe(key, ticket=case["ticket"], challenge=challenge, gateway_public_key=public)
+    assert probe.hex() == vector["standby"]["probe"]
+    for reply in vector["standby"]["replies"]:
+        made = ref.standby_reply(key, challenge=challenge, nonce=nonce, token=token, draining=reply["draining"])
+        assert made.hex() == reply["datagram"]
+        assert len(made) <= len(probe)
 
 
 def without(fields: dict[str, Any], name: str) -> dict[str, Any]:

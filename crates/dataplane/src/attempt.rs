@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use jumpvpn_packet::header::PathIndex;
+use jumpvpn_packet::keys::GatewayId;
 use jumpvpn_packet::random::draw;
-use jumpvpn_packet::reattach::{HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, Token};
+use jumpvpn_packet::reattach::{HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, Ticket, Token};
 use jumpvpn_packet::schedule::EpochNonce;
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
-use jumpvpn_packet::{DropReason, SystemRandom};
+use jumpvpn_packet::{Cid, DropReason, SystemRandom};
 
 use crate::counters::Counter;
 use crate::error::{Error, Result};
 use crate::facts::Fact;
+use crate::rx::Rx;
 use crate::session::{Keys, Session};
 use crate::shared::Shared;
 use crate::sys;
-use crate::tx::Early;
+use crate::tx::{Early, Tx};
 
 /// A request under way.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ pub fn begin(shared: &Shared, session: &Arc<Session>, wish: &Wish) -> Result<[u8
         return Err(Error::State("the path is not set"));
     }
     abandon_locked(shared, session, &mut keys);
-    let ticket = keys.take_ticket().ok_or(Error::State("no ticket is left"))?;
+    let (gateway, ticket, token) = show(&mut session.tx.lock(), wish.path, token, now_ns)?;
     let nonce: EpochNonce = draw(&mut SystemRandom);
     let request = Request {
         next_epoch: wish.next_epoch,
@@ -75,6 +77,7 @@ pub fn begin(shared: &Shared, session: &Arc<Session>, wish: &Wish) -> Result<[u8
         age_ms: wish.age_ms,
         path: wish.path,
         cause: wish.cause,
+        gateway,
         token,
     };
     let datagram = request.seal(&keys.root.control(), &ticket, &nonce);
@@ -91,6 +94,17 @@ pub fn begin(shared: &Shared, session: &Arc<Session>, wish: &Wish) -> Result<[u8
     Ok(short(&nonce))
 }
 
+/// What a request on `path` shows: the name of its gateway, a ticket, and a return token if there is one.
+fn show(tx: &mut Tx, path: PathIndex, token: Token, now_ns: u64) -> Result<(GatewayId, Ticket, Token)> {
+    let (paths, pass) = (&mut tx.paths, &mut tx.pass);
+    let state = paths[path.index()].as_mut().ok_or(Error::State("the path is not set"))?;
+    // On a standby path the ticket of its probes was seen already.
+    let ticket = if state.is_standby { state.shown.ticket(pass) } else { pass.take_ticket() };
+    let ticket = ticket.ok_or(Error::State("no ticket is left"))?;
+    let proven = state.shown.token(now_ns).filter(|_| token.is_empty()).cloned();
+    Ok((state.gateway, ticket, proven.unwrap_or(token)))
+}
+
 /// First 8 bytes of a nonce: what replies echo.
 pub fn short(nonce: &EpochNonce) -> [u8; 8] {
     let mut out = [0; 8];
@@ -98,7 +112,7 @@ pub fn short(nonce: &EpochNonce) -> [u8; 8] {
     out
 }
 
-fn send(shared: &Shared, tx: &crate::tx::Tx, attempt: &Attempt) {
+fn send(shared: &Shared, tx: &Tx, attempt: &Attempt) {
     if let Some(path) = &tx.paths[attempt.path.index()] {
         let bytes = &attempt.datagram;
         shared.transmit(&path.socket, path.route, bytes, bytes.len(), tx.session, attempt.path.get());
@@ -126,9 +140,15 @@ fn abandon_locked(shared: &Shared, session: &Session, keys: &mut Keys) {
         let closed = session.rx.lock().retract(committed.epoch);
         shared.close_cids(&closed);
     }
-    let mut tx = session.tx.lock();
-    if tx.early.take().is_some() {
+    take_early_back(&mut session.tx.lock());
+}
+
+/// What left under an epoch that never came waits again.
+fn take_early_back(tx: &mut Tx) {
+    if let Some(early) = tx.early.take() {
         tx.queue.end_early(false);
+        // Sealed for nobody: another attempt seals it anew.
+        tx.replay.retain(|epoch| epoch != early.key.epoch());
     }
 }
 
@@ -170,7 +190,13 @@ fn take_opened(
             return Ok(());
         }
         let drain_until = sys::boottime_ns() + shared.settings.drain_ns;
-        let closed = session.rx.lock().install(key, Some(drain_until));
+        let is_handover = session.tx.lock().is_foreign(reply.path);
+        let closed = {
+            let mut rx = session.rx.lock();
+            let closed = rx.install(key, Some(drain_until));
+            rx.is_handover = is_handover;
+            closed
+        };
         shared.close_cids(&closed);
         keys.committed = Some(Committed {
             epoch: reply.epoch,
@@ -179,12 +205,13 @@ fn take_opened(
             gateway_nonce: envelope.gateway_nonce,
         });
     } else {
-        let mut tx = session.tx.lock();
-        if tx.early.take().is_some() {
-            tx.queue.end_early(false);
-        }
+        take_early_back(&mut session.tx.lock());
     }
-    keys.add_tickets(reply.tickets);
+    {
+        let pass = &mut session.tx.lock().pass;
+        pass.add_tickets(reply.tickets);
+        pass.key = reply.standby.or(pass.key.take());
+    }
     shared.tell(Fact::ReattachReply {
         session: session.handle,
         nonce: short(&attempt.nonce),
@@ -198,8 +225,19 @@ fn take_opened(
     Ok(())
 }
 
+/// What became of the gateway that held the session before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// It is the same.
+    Same,
+    /// It is lost: nothing of it is taken any more.
+    Lost,
+    /// It gave the session away: what it still sends is taken until the first inner packet of the other comes.
+    Drained,
+}
+
 /// Makes the committed epoch the one that sends, its path active, and sends what is owed and what waited.
-pub fn finish(shared: &Shared, session: &Session) -> Result<()> {
+pub fn finish(shared: &Shared, session: &Session, handover: Handover) -> Result<()> {
     let now_ns = sys::boottime_ns();
     let mut keys = session.keys.lock();
     let committed = keys.committed.take().ok_or(Error::State("no reattach is committed"))?;
@@ -215,16 +253,37 @@ pub fn finish(shared: &Shared, session: &Session) -> Result<()> {
     };
     tx.install_key(key);
     tx.active = Some(committed.path);
-    {
+    let closed = {
         let mut rx = session.rx.lock();
         rx.current = committed.epoch;
         rx.active = Some(committed.path);
+        hand_over(&mut rx, handover)
+    };
+    shared.close_cids(&closed);
+    if handover != Handover::Same {
+        // The gateway before may have delivered it, and the one now has no window that would tell.
+        tx.replay.retain(|epoch| epoch >= committed.epoch);
     }
+    tx.meet_gateway(committed.path, now_ns);
     tx.send_probe(shared, committed.path, None, true, now_ns);
     tx.flush(shared, now_ns);
     drop(tx);
     session.look_by(shared, now_ns);
     Ok(())
+}
+
+/// Ends what the gateway before may still send; returns the connection IDs that are no longer open.
+fn hand_over(rx: &mut Rx, handover: Handover) -> Vec<Cid> {
+    rx.is_handover &= handover != Handover::Same;
+    match handover {
+        Handover::Same => Vec::new(),
+        Handover::Lost => rx.close_older(),
+        Handover::Drained => {
+            // Unless its first packet came before this order: then the older epochs are closed already.
+            rx.is_handover = rx.epochs.len() > 1;
+            Vec::new()
+        }
+    }
 }
 
 /// Takes a hint: believed only when it answers a probe of ours, and not of an epoch that we have left.

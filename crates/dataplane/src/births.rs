@@ -10,9 +10,9 @@ use jumpvpn_packet::handshake::{
     FragmentLimits, HandshakeId, Initiator, InitiatorConfig, MacKey, ReceivedInit,
 };
 use jumpvpn_packet::kem::KemKeyPair;
-use jumpvpn_packet::keys::PublicKey;
+use jumpvpn_packet::keys::{gateway_id, GatewayId, PublicKey};
 use jumpvpn_packet::random::draw;
-use jumpvpn_packet::reattach::{Ticket, TicketContents, TicketKey};
+use jumpvpn_packet::reattach::StandbyKey;
 use jumpvpn_packet::schedule::Secret;
 use jumpvpn_packet::{DropReason, SessionId, SystemRandom, PROTOCOL_VERSION};
 use parking_lot::Mutex;
@@ -26,6 +26,7 @@ use crate::ingress::Origin;
 use crate::inner::Prefix;
 use crate::session::{Keys, Session};
 use crate::shared::Shared;
+use crate::standby::Pass;
 use crate::sys;
 use crate::udp::{Route, Socket};
 
@@ -49,8 +50,8 @@ const MAX_ANSWERED: usize = 4096;
 const REPEAT_NS: u64 = 50_000_000;
 /// A cookie secret lives this long, and its predecessor is taken as long.
 const COOKIE_SECRET_NS: u64 = 120_000_000_000;
-/// Tickets given with a new session.
-const FIRST_TICKETS: usize = 4;
+/// Tickets given with a new session: one for each path that its first epoch can have.
+const FIRST_TICKETS: usize = 8;
 
 type Key = (SocketAddr, HandshakeId);
 
@@ -103,6 +104,7 @@ struct Gateway {
 
 struct Client {
     initiator: Initiator,
+    gateway: GatewayId,
     socket: Arc<Socket>,
     route: Route,
     since_ns: u64,
@@ -243,8 +245,9 @@ impl Births {
         let Stage::Received(init) = pending.stage else {
             return Err(Error::State("the handshake is already prepared"));
         };
-        let tickets = make_tickets(shared, &session_id, 0, FIRST_TICKETS);
-        let accepted = Accepted { session_id, capabilities: shared.capabilities, tickets, welcome };
+        let tickets = shared.tickets.make(&session_id, 0, FIRST_TICKETS);
+        let standby = StandbyKey::derive(cluster, &session_id);
+        let accepted = Accepted { session_id, capabilities: shared.capabilities, tickets, standby, welcome };
         let key = pending.source.key;
         let (established, datagrams) = init.respond(accepted).map_err(|error| {
             self.gateway.lock().busy.remove(&key);
@@ -259,6 +262,7 @@ impl Births {
 
     /// Gateway: opens the session on path 0 towards the handshake's source and sends message 2; returns the session.
     pub fn finish_accept(&self, shared: &Shared, handshake: u64) -> Result<Arc<Session>> {
+        shared.before_deadline()?;
         let mut gateway = self.gateway.lock();
         let pending = gateway.pending.remove(&handshake).ok_or(Error::Unknown("handshake", handshake))?;
         gateway.busy.remove(&pending.source.key);
@@ -267,10 +271,11 @@ impl Births {
         };
         let mut keys = Keys::established(&established);
         keys.ticket_serial = FIRST_TICKETS as u64;
-        let session = Arc::new(Session::new(shared, established.session_id, inner, keys));
+        let session = Arc::new(Session::new(shared, established.session_id, inner, keys, shared.gateway_id));
         if !session.begin(shared, Some(&established.down()), &established.up()) {
             return Err(Error::State("connection IDs collide; the client has to begin again"));
         }
+        session.route_inner(shared);
         let Source { key, socket, route } = pending.source;
         let (since_ns, repeated_ns) = (sys::boottime_ns(), 0);
         send_all(shared, &socket, route, &datagrams);
@@ -317,7 +322,8 @@ impl Births {
             .map_err(|misuse| Error::Invalid(misuse.to_string()))?;
         let handshake = shared.new_handle();
         let route = Route { peer, source: None };
-        let mut client = Client { initiator, socket, route, since_ns: sys::boottime_ns() };
+        let gateway = gateway_id(&gateway_key);
+        let mut client = Client { initiator, gateway, socket, route, since_ns: sys::boottime_ns() };
         client.send(shared);
         self.clients.lock().insert(handshake, client);
         Ok(handshake)
@@ -353,15 +359,19 @@ impl Births {
         let found = clients.iter_mut().find(|(_, client)| *client.initiator.id() == id);
         let (&handshake, client) = found.ok_or(DropReason::UnknownHandshake)?;
         let Some(established) = client.initiator.accept(datagram, origin.now_ns)? else { return Ok(()) };
+        let home = client.gateway;
         clients.remove(&handshake);
         drop(clients);
         let everything = ["0.0.0.0/0", "::/0"].iter().filter_map(|range| Prefix::parse(range)).collect();
-        let session = Session::new(shared, established.session_id, everything, Keys::established(&established));
+        let keys = Keys::established(&established);
+        let session = Session::new(shared, established.session_id, everything, keys, home);
+        session.tx.lock().pass = Pass::new(established.standby.clone(), established.tickets.clone());
         let session = Arc::new(session);
         if !session.begin(shared, Some(&established.up()), &established.down()) {
             shared.tell(Fact::HandshakeFailed { handshake, reason: "cid_collision" });
             return Ok(());
         }
+        session.route_inner(shared);
         let (session_id, welcome) = (established.session_id, established.welcome);
         let (session, peer) = (session.handle, origin.route.peer);
         shared.tell(Fact::HandshakeResponse { handshake, session, session_id, welcome, peer });
@@ -467,16 +477,4 @@ fn send_all(shared: &Shared, socket: &Socket, route: Route, datagrams: &[Vec<u8>
     for datagram in datagrams {
         shared.transmit(socket, route, datagram, datagram.len(), 0, 0);
     }
-}
-
-/// `count` fresh tickets of a session, numbered from `serial`.
-pub fn make_tickets(shared: &Shared, session_id: &SessionId, serial: u64, count: usize) -> Vec<Ticket> {
-    let Some(cluster) = &shared.cluster else { return Vec::new() };
-    let key = TicketKey::new(cluster);
-    let contents = |index: usize| TicketContents {
-        session_id: *session_id,
-        issued_ms: sys::wall_ms(),
-        serial: serial + index as u64,
-    };
-    (0..count).map(|index| key.seal(&contents(index), &mut SystemRandom)).collect()
 }

@@ -27,6 +27,7 @@ counters! {
     Shed = "shed", "Packet that left a full queue while no binding lived.";
     HeldOverflow = "held_overflow", "Next-epoch datagram beyond the bound while a reattach was undecided.";
     NotBound = "not_bound", "Data for a session that may not receive before a reattach.";
+    Fenced = "fenced", "Packet or datagram that the deadline kept from being sealed, sent, opened or delivered.";
     RateLimited = "rate_limited", "Datagram of a source that sent too many requests.";
     PendingFull = "pending_full", "Request that met a full table of undecided ones.";
     DuplicateRequest = "duplicate_request", "Request that is already waiting for its decision.";
@@ -36,6 +37,7 @@ counters! {
     UnsolicitedReply = "unsolicited_reply", "Reply or hint that nothing under way asked for.";
     CidCollision = "cid_collision", "Next epoch whose connection IDs belong to another session.";
     CookieSent = "cookie_sent", "Cookie demanded under load.";
+    StandbyAnswered = "standby_answered", "Standby probe of a session elsewhere that was answered.";
     HintSent = "hint_sent", "Hint sent because no binding is there to answer under.";
     ReplyRepeated = "reply_repeated", "Reply sent again for a repeated request.";
     SendBlocked = "send_blocked", "Datagram given up because the socket stayed full.";

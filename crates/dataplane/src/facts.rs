@@ -85,6 +85,13 @@ pub enum Fact {
         session: u64,
         path: u8,
     },
+    StandbyAnswered {
+        session: u64,
+        path: u8,
+        peer: SocketAddr,
+        rtt_ns: u64,
+        is_draining: bool,
+    },
     PeerMoved {
         session: u64,
         path: u8,

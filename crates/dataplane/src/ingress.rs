@@ -27,7 +27,7 @@ use crate::shared::Shared;
 use crate::tun::Device;
 use crate::tx::Tx;
 use crate::udp::{Route, Socket};
-use crate::{attempt, requests, sys};
+use crate::{attempt, requests, standby, sys};
 
 const WAKER: Token = Token(0);
 /// Messages per receive call.
@@ -149,6 +149,11 @@ impl Ingress {
             }
         };
         let now_ns = sys::boottime_ns();
+        if self.shared.is_fenced(now_ns) {
+            let datagrams = meta[..count].iter().map(|message| message.len.div_ceil(message.stride.max(1)) as u64);
+            self.shared.counters.add(Counter::Fenced, datagrams.sum());
+            return count == BATCH;
+        }
         for (index, message) in meta[..count].iter().enumerate() {
             let source = message.dst_ip.filter(|_| socket.is_wildcard());
             let route = Route { peer: message.addr, source };
@@ -233,7 +238,13 @@ impl Ingress {
             return;
         }
         let (shared, device) = (&self.shared, self.device.as_deref());
+        // A node that was frozen between opening and delivery must not deliver what it holds.
+        let fenced = shared.is_fenced_now();
         self.coalescer.flush(&self.buffer, device.is_some_and(Device::vnet), |parts| {
+            if fenced {
+                shared.counters.add(Counter::Fenced, 1);
+                return;
+            }
             match device.map_or(Ok(0), |device| device.write(parts)) {
                 Ok(_) => shared.counters.add(Counter::TunWrites, 1),
                 Err(_) => shared.counters.add(Counter::TunWriteError, 1),
@@ -280,6 +291,8 @@ fn take_other(shared: &Arc<Shared>, origin: &Origin<'_>, kind: Kind, datagram: &
     let outcome = match (kind, shared.is_gateway) {
         (Kind::HandshakeInit, true) => shared.births.take_init(shared, origin, datagram),
         (Kind::ReattachRequest, true) => requests::take(shared, origin, datagram),
+        (Kind::StandbyProbe, true) => standby::take_probe(shared, origin, datagram),
+        (Kind::StandbyReply, false) => standby::take_reply(shared, origin, datagram),
         (Kind::HandshakeResponse, false) => shared.births.take_response(shared, origin, datagram),
         (Kind::CookieReply, false) => shared.births.take_cookie(shared, datagram),
         (Kind::ReattachReply, false) => attempt::take_reply(shared, datagram),
@@ -329,6 +342,7 @@ pub fn handle_events(shared: &Arc<Shared>, session: &Arc<Session>, origin: &Orig
                 shared.tell(Fact::EpochConfirmed { session, epoch, path, peer });
             }
             Event::NewSource { path, active } => take_source(shared, session, origin, path, active),
+            Event::Closed { cids } => shared.close_cids(&cids),
             Event::ReportDue { .. } => send_due_report(shared, &mut session.tx.lock(), &event),
         }
     }

@@ -1,6 +1,7 @@
 //! Which session an inner address belongs to.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An inner address range such as `10.9.0.2/32` or `fd00:9::/64`.
@@ -19,16 +20,19 @@ impl Prefix {
             Some((address, length)) => (address.parse::<IpAddr>().ok()?, Some(length.parse::<u8>().ok()?)),
             None => (text.parse::<IpAddr>().ok()?, None),
         };
-        let bits = if address.is_ipv6() { 128 } else { 32 };
+        let bits: u8 = if address.is_ipv6() { 128 } else { 32 };
         let length = length.unwrap_or(bits);
-        if length > bits {
-            return None;
-        }
-        let ones = u128::MAX.checked_shr(u32::from(bits - length)).unwrap_or(0);
-        let mask = ones.checked_shl(u32::from(bits - length)).unwrap_or(0) & (u128::MAX >> (128 - u32::from(bits)));
-        let address_bits = to_bits(address);
-        let prefix = Self { address: address_bits, mask, length, is_v6: address.is_ipv6() };
-        (address_bits & !mask == 0).then_some(prefix)
+        let prefix = Self::around(address, length)?;
+        (to_bits(address) == prefix.address).then_some(prefix)
+    }
+
+    /// The range of `length` bits that holds `address`; None when it has fewer.
+    fn around(address: IpAddr, length: u8) -> Option<Self> {
+        let bits: u8 = if address.is_ipv6() { 128 } else { 32 };
+        let spare = u32::from(bits).checked_sub(u32::from(length))?;
+        let ones = u128::MAX.checked_shr(spare).unwrap_or(0);
+        let mask = ones.checked_shl(spare).unwrap_or(0) & (u128::MAX >> (128 - u32::from(bits)));
+        Some(Self { address: to_bits(address) & mask, mask, length, is_v6: address.is_ipv6() })
     }
 
     /// True when `address` lies inside.
@@ -77,45 +81,49 @@ fn address(packet: &[u8], v4_at: usize, v6_at: usize) -> Option<IpAddr> {
 }
 
 /// Inner ranges of all sessions; the longest match wins, a later owner replaces an earlier one.
+///
+/// A look-up tries each length that is in use once, however many ranges there are.
 #[derive(Debug)]
 pub struct InnerTable<T> {
     hosts: HashMap<IpAddr, T>,
-    ranges: Vec<(Prefix, T)>,
+    ranges: BTreeMap<Reverse<u8>, HashMap<Prefix, T>>,
 }
 
 impl<T> Default for InnerTable<T> {
     fn default() -> Self {
-        Self { hosts: HashMap::new(), ranges: Vec::new() }
+        Self { hosts: HashMap::new(), ranges: BTreeMap::new() }
     }
 }
 
 impl<T: Clone> InnerTable<T> {
     /// Gives `prefix` to `owner`.
     pub fn insert(&mut self, prefix: Prefix, owner: T) {
-        if let Some(host) = prefix.host() {
-            self.hosts.insert(host, owner);
-            return;
+        match prefix.host() {
+            Some(host) => drop(self.hosts.insert(host, owner)),
+            None => drop(self.ranges.entry(Reverse(prefix.length)).or_default().insert(prefix, owner)),
         }
-        self.ranges.retain(|(other, _)| *other != prefix);
-        self.ranges.push((prefix, owner));
-        self.ranges.sort_by_key(|(range, _)| std::cmp::Reverse(range.length));
     }
 
     /// Takes back all of `prefixes` whose owner `is_mine`.
     pub fn remove(&mut self, prefixes: &[Prefix], is_mine: impl Fn(&T) -> bool) {
-        for host in prefixes.iter().filter_map(Prefix::host) {
-            if self.hosts.get(&host).is_some_and(&is_mine) {
-                self.hosts.remove(&host);
+        for prefix in prefixes {
+            if let Some(host) = prefix.host() {
+                if self.hosts.get(&host).is_some_and(&is_mine) {
+                    self.hosts.remove(&host);
+                }
+            } else if let Some(same) = self.ranges.get_mut(&Reverse(prefix.length)) {
+                if same.get(prefix).is_some_and(&is_mine) {
+                    same.remove(prefix);
+                }
             }
         }
-        self.ranges.retain(|(range, owner)| !(prefixes.contains(range) && is_mine(owner)));
+        self.ranges.retain(|_, same| !same.is_empty());
     }
 
     /// Owner of `address`.
     pub fn owner(&self, address: IpAddr) -> Option<&T> {
-        self.hosts
-            .get(&address)
-            .or_else(|| self.ranges.iter().find(|(range, _)| range.contains(address)).map(|(_, owner)| owner))
+        let within = || self.ranges.iter().find_map(|(length, same)| same.get(&Prefix::around(address, length.0)?));
+        self.hosts.get(&address).or_else(within)
     }
 }
 

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jumpvpn_packet::frames::{Challenge, Report};
+use jumpvpn_packet::keys::GatewayId;
 
 use crate::liveness::{Limits, Liveness, RoundTrip};
+use crate::standby::Shown;
 use crate::udp::{Route, Socket};
 
 /// Probes whose answer may still come. At the shortest probe interval (20 ms) this covers 640 ms.
@@ -82,6 +84,21 @@ pub struct Answer {
     pub tell: bool,
 }
 
+/// Measurements of one path at one instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// Smoothed round trip.
+    pub srtt_ns: u64,
+    /// Its mean deviation.
+    pub rttvar_ns: u64,
+    /// Loss of what we send.
+    pub sent_ppm: u32,
+    /// Loss of what we receive.
+    pub received_ppm: u32,
+    /// Inner packets received.
+    pub received: u64,
+}
+
 /// Sending side of one path.
 #[derive(Debug)]
 pub struct Path {
@@ -89,6 +106,12 @@ pub struct Path {
     pub socket: Arc<Socket>,
     /// Peer's address.
     pub route: Route,
+    /// Client: the gateway at the other end.
+    pub gateway: GatewayId,
+    /// Client: that gateway does not hold the session, so nothing is sealed for it but standby probes and requests.
+    pub is_standby: bool,
+    /// Client: tickets and tokens of this path.
+    pub shown: Shown,
     /// Is it alive?
     pub live: Liveness,
     /// How far is the peer?
@@ -109,7 +132,7 @@ pub struct Path {
     last_probe_ns: u64,
     outstanding: VecDeque<Outstanding>,
     told_at_ns: u64,
-    told_srtt_ns: u64,
+    told: Measured,
 }
 
 impl Path {
@@ -118,6 +141,9 @@ impl Path {
         Self {
             socket,
             route,
+            gateway: GatewayId::default(),
+            is_standby: false,
+            shown: Shown::default(),
             live: Liveness::new(limits, now_ns),
             rtt: RoundTrip::default(),
             loss_sent: Loss::default(),
@@ -130,7 +156,7 @@ impl Path {
             last_probe_ns: 0,
             outstanding: VecDeque::new(),
             told_at_ns: 0,
-            told_srtt_ns: 0,
+            told: Measured::default(),
         }
     }
 
@@ -158,6 +184,27 @@ impl Path {
             self.last_probe_ns = probe.sent_ns;
         }
         self.outstanding.push_back(probe);
+    }
+
+    /// Notes a standby probe that is about to leave.
+    pub fn note_standby_probe(&mut self, now_ns: u64) {
+        self.last_probe_ns = now_ns;
+        if self.live.limits.is_some() {
+            self.live.sent_probe(now_ns);
+        }
+    }
+
+    /// The gateway at the other end holds the session from now on, or no longer: the other kind of probe is owed.
+    pub fn set_standby(&mut self, is_standby: bool, now_ns: u64) {
+        if self.is_standby == is_standby {
+            return;
+        }
+        self.is_standby = is_standby;
+        self.outstanding.clear();
+        self.shown.forget_probes();
+        self.validated = false;
+        self.live.watch_anew(now_ns);
+        (self.next_probe_ns, self.last_probe_ns) = (now_ns, 0);
     }
 
     /// When the path itself was last probed; 0 for never.
@@ -192,17 +239,22 @@ impl Path {
         self.outstanding.iter().find(|probe| probe.challenge == *challenge).map(|probe| probe.sent_ns)
     }
 
-    /// True when measurements should be told now; counts as told.
-    pub fn should_tell(&mut self, now_ns: u64) -> bool {
+    /// What is measured, with `received` inner packets, when it should be told now; counts as told.
+    ///
+    /// What was told before is not told again: most paths of most sessions are quiet.
+    pub fn take_measured(&mut self, received: u64, now_ns: u64) -> Option<Measured> {
+        let (sent_ppm, received_ppm) = (self.loss_sent.ppm, self.loss_received.ppm);
+        let RoundTrip { srtt_ns, rttvar_ns, .. } = self.rtt;
+        let measured = Measured { srtt_ns, rttvar_ns, sent_ppm, received_ppm, received };
         let waited = now_ns.saturating_sub(self.told_at_ns);
-        let change = self.told_srtt_ns.abs_diff(self.rtt.srtt_ns);
-        let big = change > self.told_srtt_ns / 2 && change > 1_000_000 && waited >= MEASURE_MINIMUM_NS;
-        if self.rtt.srtt_ns == 0 || !(big || waited >= MEASURE_INTERVAL_NS) {
-            return false;
+        let change = self.told.srtt_ns.abs_diff(srtt_ns);
+        let big = change > self.told.srtt_ns / 2 && change > 1_000_000 && waited >= MEASURE_MINIMUM_NS;
+        if srtt_ns == 0 || measured == self.told || !(big || waited >= MEASURE_INTERVAL_NS) {
+            return None;
         }
         self.told_at_ns = now_ns;
-        self.told_srtt_ns = self.rtt.srtt_ns;
-        true
+        self.told = measured;
+        Some(measured)
     }
 
     /// Starts the counts of a new epoch.

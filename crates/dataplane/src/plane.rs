@@ -18,21 +18,18 @@ use jumpvpn_packet::SessionId;
 use mio::{Registry, Waker};
 use parking_lot::Mutex;
 
-use crate::attempt::{self, Wish};
+use crate::attempt::{self, Handover, Wish};
 use crate::counters::Counter;
 use crate::egress::Egress;
 use crate::error::{Error, Result};
 use crate::facts::Fact;
 use crate::ingress::{self, Ingress};
 use crate::inner::Prefix;
-use crate::liveness::Limits;
-use crate::path::Path;
-use crate::rx::Way;
 use crate::session::{Keys, Session};
 use crate::shared::{Identity, Settings, Shared};
 use crate::tun::Device;
-use crate::udp::{Route, Socket};
-use crate::{rekey, requests, stats, sys, timer};
+use crate::udp::Socket;
+use crate::{decisions, orders, rekey, requests, stats, sys, timer};
 
 /// What a plane is made with.
 pub struct Config {
@@ -56,7 +53,7 @@ pub struct Config {
 
 /// A running packet path. Dropping it stops it.
 pub struct Plane {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     running: Mutex<Option<Running>>,
 }
 
@@ -229,8 +226,8 @@ impl Plane {
         let (socket, route) = self.shared.births.source_of(handshake)?;
         let session = self.shared.births.finish_accept(&self.shared, handshake)?;
         let first = PathIndex::all().next().ok_or(Error::State("no path exists"))?;
-        set_path(&self.shared, &session, first, socket, route);
-        activate(&self.shared, &session, first)?;
+        orders::set_path(&self.shared, &session, first, socket, route, &orders::Toward::default())?;
+        orders::activate(&self.shared, &session, first)?;
         Ok(session.handle)
     }
 
@@ -240,109 +237,68 @@ impl Plane {
     }
 
     /// Gateway: a session as the store kept it: opens for reading only, answers probes with hints.
-    pub fn restore(&self, session_id: SessionId, sealed: &[u8], inner: &[String]) -> Result<u64> {
+    ///
+    /// Inner packets find it only with `routed`; else after a committed reattach, or [`Self::route_inner`].
+    pub fn restore(&self, session_id: SessionId, sealed: &[u8], inner: &[String], routed: bool) -> Result<u64> {
         let cluster = self.shared.cluster.as_ref().ok_or(Error::State("a client restores no sessions"))?;
         let record = SessionRecord::open(cluster, &session_id, sealed)
             .map_err(|reason| Error::Invalid(format!("sealed record refused: {reason}")))?;
-        let session = Session::new(&self.shared, session_id, parse_inner(inner)?, Keys::restored(&record));
+        let session = Session::new(
+            &self.shared,
+            session_id,
+            parse_inner(inner)?,
+            Keys::restored(&record),
+            self.shared.gateway_id,
+        );
         let session = Arc::new(session);
         if !session.begin(&self.shared, None, &record.up()) {
             return Err(Error::State("connection IDs collide with another session"));
         }
+        if routed {
+            session.route_inner(&self.shared);
+        }
         Ok(session.handle)
     }
 
-    /// Sets where a path leads; the same way again only asks for its validation to be told again.
-    pub fn set_path(&self, session: u64, path: u8, socket: u64, peer: SocketAddr) -> Result<()> {
-        let (session, path, socket) = (self.session(session)?, index(path)?, self.socket(socket)?);
-        set_path(&self.shared, &session, path, socket, Route { peer, source: None });
+    /// Gateway: lets inner packets find a session that was restored without its routes.
+    pub fn route_inner(&self, session: u64) -> Result<()> {
+        self.session(session)?.route_inner(&self.shared);
         Ok(())
     }
 
-    /// Forgets a path; the session is without binding when it was the active one.
-    pub fn drop_path(&self, session: u64, path: u8) -> Result<()> {
-        let (session, path) = (self.session(session)?, index(path)?);
-        let mut tx = session.tx.lock();
-        let mut rx = session.rx.lock();
-        tx.paths[path.index()] = None;
-        rx.paths[path.index()].way = None;
-        tx.active.take_if(|active| *active == path);
-        rx.active.take_if(|active| *active == path);
-        Ok(())
-    }
-
-    /// Follows a peer whose new address was validated; on the active path, what went to the old one is sent again.
-    pub fn set_peer(&self, session: u64, path: u8, peer: SocketAddr) -> Result<()> {
-        let (session, path) = (self.session(session)?, index(path)?);
-        let mut tx = session.tx.lock();
-        let state = tx.paths[path.index()].as_mut().ok_or(Error::State("the path is not set"))?;
-        state.moved = None;
-        let changed = std::mem::replace(&mut state.route.peer, peer) != peer;
-        session.rx.lock().paths[path.index()].way = Some(Way { socket: state.socket.id, peer });
-        if changed && tx.active == Some(path) {
-            tx.flush(&self.shared, sys::boottime_ns());
+    /// Gateway: from `boot_ns` (CLOCK_BOOTTIME) on nothing is sealed, sent, opened or delivered; `u64::MAX` is never.
+    pub fn set_deadline(&self, boot_ns: u64) -> Result<()> {
+        if !self.shared.is_gateway {
+            return Err(Error::State("a client has no deadline"));
+        }
+        let before_ns = self.shared.swap_deadline(boot_ns);
+        let now_ns = sys::boottime_ns();
+        if now_ns < before_ns || now_ns >= boot_ns {
+            return Ok(());
+        }
+        let sessions: Vec<_> = self.shared.sessions.read().values().cloned().collect();
+        for session in sessions {
+            session.tx.lock().resume(&self.shared, now_ns);
+            session.look_by(&self.shared, now_ns);
         }
         Ok(())
     }
 
-    /// Makes a path carry data: what is owed and what waited goes first.
-    pub fn activate(&self, session: u64, path: u8) -> Result<()> {
-        activate(&self.shared, &*self.session(session)?, index(path)?)
-    }
-
-    /// Ends the binding; packets wait from now on.
-    pub fn deactivate(&self, session: u64) -> Result<()> {
-        let session = self.session(session)?;
-        let mut tx = session.tx.lock();
-        tx.active = None;
-        session.rx.lock().active = None;
-        drop(tx);
-        session.look_by(&self.shared, sys::boottime_ns());
+    /// Gateway: whether answers to standby probes say that this gateway is about to leave.
+    pub fn set_draining(&self, is_draining: bool) -> Result<()> {
+        if !self.shared.is_gateway {
+            return Err(Error::State("a client answers no standby probes"));
+        }
+        self.shared.is_draining.store(is_draining, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Sets how a path is probed and when it counts as silent; it holds for later uses of the index, too.
-    pub fn set_liveness(&self, session: u64, path: u8, limits: Limits) -> Result<()> {
-        if limits.probe_busy_ns < MIN_INTERVAL_NS || limits.probe_idle_ns < MIN_INTERVAL_NS {
-            return Err(Error::Invalid("probe intervals are at least 1 ms".into()));
+    /// Gateway: the keys of tickets; the first seals, all open.
+    pub fn set_ticket_keys(&self, keys: Vec<[u8; 32]>) -> Result<()> {
+        if !self.shared.is_gateway {
+            return Err(Error::State("a client makes no tickets"));
         }
-        if limits.silence_busy_ns == 0 || limits.silence_idle_ns == 0 || limits.dead_milli < 1000 {
-            return Err(Error::Invalid("silence limits are above 0 and the factor of death at least 1".into()));
-        }
-        let (session, path) = (self.session(session)?, index(path)?);
-        let mut tx = session.tx.lock();
-        tx.limits[path.index()] = Some(limits);
-        if let Some(state) = &mut tx.paths[path.index()] {
-            state.live.limits = Some(limits);
-        }
-        drop(tx);
-        session.look_by(&self.shared, sys::boottime_ns());
-        Ok(())
-    }
-
-    /// Probes a path now; its answer is told.
-    pub fn probe_now(&self, session: u64, path: u8) -> Result<()> {
-        self.probe(session, path, None)
-    }
-
-    /// Probes a new address of a path; its answer is told.
-    pub fn challenge(&self, session: u64, path: u8, address: SocketAddr) -> Result<()> {
-        self.probe(session, path, Some(address))
-    }
-
-    fn probe(&self, session: u64, path: u8, address: Option<SocketAddr>) -> Result<()> {
-        let (session, path) = (self.session(session)?, index(path)?);
-        let mut tx = session.tx.lock();
-        let state = tx.paths[path.index()].as_mut().ok_or(Error::State("the path is not set"))?;
-        if address.is_none() {
-            // If this very probe is lost, the answer to a later one is told instead.
-            state.unvalidate();
-        }
-        if tx.key.is_none() {
-            return Err(Error::State("the session may not send before a reattach"));
-        }
-        tx.send_probe(&self.shared, path, address, true, sys::boottime_ns());
-        Ok(())
+        self.shared.tickets.set(keys.into_iter().map(Secret::new).collect())
     }
 
     /// Measurements of all paths that are set.
@@ -373,33 +329,38 @@ impl Plane {
     }
 
     /// Client: switches to the committed epoch.
-    pub fn finish_reattach(&self, session: u64) -> Result<()> {
-        attempt::finish(&self.shared, &*self.session(session)?)
+    pub fn finish_reattach(&self, session: u64, handover: Handover) -> Result<()> {
+        attempt::finish(&self.shared, &*self.session(session)?, handover)
+    }
+
+    /// Gateway: opens a request anew whose session was not here when it came; the outcome is a fact.
+    pub fn retry_reattach(&self, request: u64) -> Result<()> {
+        requests::retry(&self.shared, request)
     }
 
     /// Gateway: returns the sealed secret of the next epoch for the record.
     pub fn prepare_reattach(&self, request: u64) -> Result<Vec<u8>> {
-        requests::prepare(&self.shared, request)
+        decisions::prepare(&self.shared, request)
     }
 
     /// Gateway: carries out a prepared reattach.
     pub fn commit_reattach(&self, request: u64, version: u64) -> Result<()> {
-        requests::commit(&self.shared, request, version)
+        decisions::commit(&self.shared, request, version)
     }
 
     /// Gateway: asks for proof of the address.
     pub fn challenge_reattach(&self, request: u64) -> Result<()> {
-        requests::challenge(&self.shared, request)
+        decisions::challenge(&self.shared, request)
     }
 
     /// Gateway: denies with a reason.
     pub fn deny_reattach(&self, request: u64, reason: u16, version: u64) -> Result<()> {
-        requests::deny(&self.shared, request, reason, version)
+        decisions::deny(&self.shared, request, reason, version)
     }
 
     /// Gateway: forgets a request without a word.
     pub fn drop_reattach(&self, request: u64) -> Result<()> {
-        requests::drop_silently(&self.shared, request)
+        decisions::drop_silently(&self.shared, request)
     }
 
     /// Client: begins a rekey; it is repeated until answered or given up.
@@ -436,6 +397,9 @@ impl Plane {
             None => tx.any_path(),
         };
         let path = path.ok_or(Error::State("no path is set"))?;
+        if tx.paths[path.index()].as_ref().is_some_and(|state| state.is_standby) {
+            return Err(Error::State("a standby path carries no messages"));
+        }
         if tx.key.is_none() {
             return Err(Error::State("the session may not send before a reattach"));
         }
@@ -449,11 +413,13 @@ impl Plane {
         Ok(())
     }
 
-    fn session(&self, handle: u64) -> Result<Arc<Session>> {
+    /// The session with this handle.
+    pub(crate) fn session(&self, handle: u64) -> Result<Arc<Session>> {
         self.shared.sessions.read().get(&handle).cloned().ok_or(Error::Unknown("session", handle))
     }
 
-    fn socket(&self, handle: u64) -> Result<Arc<Socket>> {
+    /// The socket with this handle.
+    pub(crate) fn socket(&self, handle: u64) -> Result<Arc<Socket>> {
         if self.shared.stopping.load(Ordering::Acquire) {
             return Err(STOPPED);
         }
@@ -469,8 +435,6 @@ impl Drop for Plane {
 
 /// The worker looks at the stop flag this often.
 const WORKER_WAIT: Duration = Duration::from_millis(200);
-/// Shorter probe intervals would be a flood.
-const MIN_INTERVAL_NS: u64 = 1_000_000;
 
 fn open_device(config: &Config) -> Result<Option<Device>> {
     if let Some(fd) = config.tun_fd {
@@ -504,7 +468,8 @@ fn spawn(
     Ok(std::thread::Builder::new().name(name.into()).spawn(run)?)
 }
 
-fn index(path: u8) -> Result<PathIndex> {
+/// `path` as an index.
+pub(crate) fn index(path: u8) -> Result<PathIndex> {
     PathIndex::new(path).ok_or_else(|| Error::Invalid(format!("path {path} is not below 8")))
 }
 
@@ -513,37 +478,4 @@ fn parse_inner(texts: &[String]) -> Result<Vec<Prefix>> {
         Prefix::parse(text).ok_or_else(|| Error::Invalid(format!("{text:?} is no inner address or range")))
     };
     texts.iter().map(parse).collect()
-}
-
-fn set_path(shared: &Shared, session: &Session, path: PathIndex, socket: Arc<Socket>, route: Route) {
-    let now_ns = sys::boottime_ns();
-    let mut tx = session.tx.lock();
-    let limits = tx.limits[path.index()];
-    let way = Way { socket: socket.id, peer: route.peer };
-    match &mut tx.paths[path.index()] {
-        Some(state) if state.socket.id == socket.id && state.route.peer == route.peer => state.unvalidate(),
-        slot => *slot = Some(Path::new(socket, route, limits, now_ns)),
-    }
-    session.rx.lock().paths[path.index()].way = Some(way);
-    drop(tx);
-    session.look_by(shared, now_ns);
-}
-
-fn activate(shared: &Shared, session: &Session, path: PathIndex) -> Result<()> {
-    let now_ns = sys::boottime_ns();
-    let mut tx = session.tx.lock();
-    if tx.paths[path.index()].is_none() {
-        return Err(Error::State("the path is not set"));
-    }
-    if tx.key.is_none() {
-        return Err(Error::State("the session may not send before a reattach"));
-    }
-    let changed = tx.active.replace(path) != Some(path);
-    session.rx.lock().active = Some(path);
-    if changed {
-        tx.flush(shared, now_ns);
-    }
-    drop(tx);
-    session.look_by(shared, now_ns);
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Rekey inside a live session: the client asks, the gateway answers, the first datagram of the new epoch switches.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jumpvpn_packet::control::{ControlMessage, TYPE_REKEY_REPLY, TYPE_REKEY_REQUEST};
@@ -84,6 +85,38 @@ impl Pending {
     }
 }
 
+/// Rekeys that wait for a decision, one per session: a newer request replaces the one before.
+#[derive(Default)]
+pub struct Rekeys {
+    pending: HashMap<u64, Pending>,
+    by_session: HashMap<u64, u64>,
+}
+
+impl Rekeys {
+    fn insert(&mut self, request: u64, pending: Pending) {
+        if let Some(older) = self.by_session.insert(pending.session.handle, request) {
+            self.pending.remove(&older);
+        }
+        self.pending.insert(request, pending);
+    }
+
+    fn get_mut(&mut self, request: u64) -> Result<&mut Pending> {
+        self.pending.get_mut(&request).ok_or(Error::Unknown("rekey request", request))
+    }
+
+    fn remove(&mut self, request: u64) -> Result<Pending> {
+        let pending = self.pending.remove(&request).ok_or(Error::Unknown("rekey request", request))?;
+        self.by_session.remove(&pending.session.handle);
+        Ok(pending)
+    }
+
+    /// Forgets those that `keep` refuses.
+    pub fn retain(&mut self, keep: impl Fn(&Pending) -> bool) {
+        self.pending.retain(|_, pending| keep(pending));
+        self.by_session.retain(|_, request| self.pending.contains_key(request));
+    }
+}
+
 /// Client: begins a rekey; a second order while one is under way changes nothing.
 pub fn begin(shared: &Shared, session: &Session) -> Result<()> {
     if shared.is_gateway {
@@ -150,10 +183,7 @@ pub fn take_request(shared: &Shared, session: &Arc<Session>, path: PathIndex, me
     let request = shared.new_handle();
     let since_ns = sys::boottime_ns();
     let pending = Pending { session: Arc::clone(session), message: message.clone(), prepared: None, since_ns };
-    let mut requests = shared.requests.lock();
-    // One undecided rekey per session: a newer request replaces it.
-    requests.rekeys.retain(|_, other| !Arc::ptr_eq(&other.session, session));
-    requests.rekeys.insert(request, pending);
+    shared.requests.lock().rekeys.insert(request, pending);
     shared.tell(Fact::RekeyRequest { request, session: session.handle, epoch });
 }
 
@@ -161,8 +191,8 @@ pub fn take_request(shared: &Shared, session: &Arc<Session>, path: PathIndex, me
 pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
     let cluster = shared.cluster.as_ref().ok_or(Error::State("a client decides no requests"))?;
     let (session, content) = {
-        let requests = shared.requests.lock();
-        let pending = requests.rekeys.get(&request).ok_or(Error::Unknown("rekey request", request))?;
+        let mut requests = shared.requests.lock();
+        let pending = requests.rekeys.get_mut(request)?;
         (Arc::clone(&pending.session), pending.message.content.clone())
     };
     let keys = session.keys.lock();
@@ -177,14 +207,15 @@ pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
     let sealed = record.seal(cluster, &session.id, &mut SystemRandom);
     drop(keys);
     let mut requests = shared.requests.lock();
-    let pending = requests.rekeys.get_mut(&request).ok_or(Error::Unknown("rekey request", request))?;
+    let pending = requests.rekeys.get_mut(request)?;
     pending.prepared = Some(prepared);
     Ok(sealed)
 }
 
 /// Gateway: opens the new epoch for receiving and replies; the sending side follows the client's first datagram.
 pub fn commit(shared: &Shared, request: u64) -> Result<()> {
-    let pending = shared.requests.lock().rekeys.remove(&request).ok_or(Error::Unknown("rekey request", request))?;
+    shared.before_deadline()?;
+    let pending = shared.requests.lock().rekeys.remove(request)?;
     let (reply, rekeyed) = pending.prepared.ok_or(Error::State("the rekey is not prepared"))?;
     let session = pending.session;
     let mut keys = session.keys.lock();

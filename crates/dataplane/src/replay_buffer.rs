@@ -124,6 +124,20 @@ impl ReplayBuffer {
         count
     }
 
+    /// Forgets the datagrams of epochs that `keep` refuses.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        let mut gone = 0;
+        for block in &mut self.blocks {
+            block.trains.retain(|train| {
+                let keeps = keep(train.seal.epoch);
+                gone += if keeps { 0 } else { train.len };
+                keeps
+            });
+        }
+        self.blocks.retain(|block| !block.trains.is_empty());
+        self.held -= gone;
+    }
+
     /// True when nothing is kept.
     pub fn is_empty(&self) -> bool {
         self.held == 0
@@ -215,6 +229,21 @@ mod tests {
         let mut sent = 0;
         assert_eq!(buffer.resend(0, 2, |_, _| sent += 1), 0);
         assert_eq!(sent, 0);
+    }
+
+    #[test]
+    fn epochs_can_be_forgotten() {
+        let mut buffer = ReplayBuffer::new(200_000, 100);
+        for epoch in [1, 1, 2, 1, 2] {
+            buffer.push(Seal { epoch, path: 0, counter: 0, at_ns: 0 }, &[epoch as u8; 40_000], 40_000);
+        }
+        buffer.retain(|epoch| epoch != 1);
+        assert_eq!(contents(&mut buffer, 0), [2, 2]);
+        buffer.push(Seal { epoch: 3, path: 0, counter: 0, at_ns: 0 }, &[3; 100], 100);
+        buffer.retain(|epoch| epoch == 3);
+        assert_eq!((contents(&mut buffer, 0), buffer.held), (vec![3], 100));
+        buffer.retain(|_| false);
+        assert!(buffer.is_empty());
     }
 
     #[test]

@@ -112,6 +112,10 @@ pub enum Event {
         path: PathIndex,
         counts: Counts,
     },
+    /// Connection IDs of epochs that ended.
+    Closed {
+        cids: Vec<Cid>,
+    },
 }
 
 /// What one run over received datagrams leaves to do.
@@ -135,6 +139,9 @@ pub struct Rx {
     /// Gateway: nothing has shown yet that the client can open what we seal in the newest epoch. Inner packets do not:
     /// the client may send them before it has the reply.
     pub unproven: bool,
+    /// Client: the newest epoch was opened by another gateway than those before. Its first inner packet ends them, so
+    /// that no two gateways ever deliver in turn.
+    pub is_handover: bool,
     /// Epoch that this node seals in, too: its counts are reported.
     pub current: u64,
     /// Path that carries data.
@@ -204,6 +211,9 @@ impl Rx {
         if is_inner && muted {
             arrival.counters.add(Counter::NotBound, 1);
             return Ok(());
+        }
+        if is_inner && self.is_handover && at + 1 == self.epochs.len() {
+            sink.events.push(Event::Closed { cids: self.close_older() });
         }
         if is_inner {
             self.take_inner(&buffer[plain.clone()], path, current, arrival).then(|| sink.packets.push(plain));
@@ -350,7 +360,15 @@ impl Rx {
         self.epochs.push(RxEpoch::new(key));
         self.confirmed = false;
         self.unproven = false;
+        self.is_handover = false;
         closed
+    }
+
+    /// Ends every epoch but the newest; returns their connection IDs.
+    pub fn close_older(&mut self) -> Vec<Cid> {
+        self.is_handover = false;
+        let older = self.epochs.len().saturating_sub(1);
+        self.epochs.drain(..older).flat_map(|open| *open.key.cids()).collect()
     }
 
     /// The client can open what is sealed in the newest epoch: none before it needs hints any more.
@@ -369,6 +387,7 @@ impl Rx {
             last.expires_ns = None;
         }
         self.confirmed = true;
+        self.is_handover = false;
         closed
     }
 

@@ -3,12 +3,12 @@
 //! Locks are taken in the order `keys`, `tx`, `rx`.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use jumpvpn_packet::aead::AeadId;
 use jumpvpn_packet::handshake::Established;
-use jumpvpn_packet::reattach::Ticket;
+use jumpvpn_packet::keys::GatewayId;
 use jumpvpn_packet::record::SessionRecord;
 use jumpvpn_packet::schedule::{EpochNonce, Root, Secret, TrafficSecret};
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
@@ -27,8 +27,6 @@ use crate::udp::{Route, Socket};
 
 /// Nonces of reattach requests remembered per session: more than a client sends before its next epoch.
 const MAX_NONCES: usize = 64;
-/// Tickets kept by a client: four commits' worth.
-const MAX_TICKETS: usize = 8;
 
 /// A reply that is sent again when its request comes again.
 #[derive(Debug)]
@@ -58,8 +56,6 @@ pub struct Keys {
     pub client_nonce: EpochNonce,
     /// Its nonces.
     pub gateway_nonce: EpochNonce,
-    /// Client: tickets not yet shown.
-    tickets: VecDeque<Ticket>,
     /// Client: reattach under way.
     pub attempt: Option<Attempt>,
     /// Client: reattach that the gateway committed.
@@ -86,15 +82,13 @@ impl Keys {
             established.root.clone(),
             None,
             (jumpvpn_packet::handshake::FIRST_EPOCH, established.hash, established.hash),
-            established.tickets.clone().into(),
         )
     }
 
     /// Keys of a record after a restart.
     pub fn restored(record: &SessionRecord) -> Self {
         let epoch = (record.epoch, record.client_nonce, record.gateway_nonce);
-        let mut keys =
-            Self::new(record.aead, record.root.clone(), record.previous_root.clone(), epoch, VecDeque::new());
+        let mut keys = Self::new(record.aead, record.root.clone(), record.previous_root.clone(), epoch);
         keys.hint_cids = Some((record.epoch, record.down().cids()));
         keys
     }
@@ -104,7 +98,6 @@ impl Keys {
         root: Root,
         previous_root: Option<Root>,
         (epoch, client_nonce, gateway_nonce): (u64, EpochNonce, EpochNonce),
-        tickets: VecDeque<Ticket>,
     ) -> Self {
         Self {
             aead,
@@ -113,7 +106,6 @@ impl Keys {
             epoch,
             client_nonce,
             gateway_nonce,
-            tickets,
             attempt: None,
             committed: None,
             rekey: Rekeying::default(),
@@ -139,7 +131,7 @@ impl Keys {
 
     /// Erases all secrets.
     fn end(&mut self) {
-        *self = Self::new(self.aead, Root::new(Secret::new([0; 32])), None, (0, [0; 32], [0; 32]), VecDeque::new());
+        *self = Self::new(self.aead, Root::new(Secret::new([0; 32])), None, (0, [0; 32], [0; 32]));
         self.ended = true;
     }
 
@@ -168,23 +160,6 @@ impl Keys {
     pub fn forget(&mut self, nonce: &EpochNonce) {
         self.nonces.retain(|seen| seen != nonce);
     }
-
-    /// A ticket to show. The last one is shown again rather than none: linkable, but alive.
-    pub fn take_ticket(&mut self) -> Option<Ticket> {
-        if self.tickets.len() > 1 {
-            self.tickets.pop_front()
-        } else {
-            self.tickets.front().cloned()
-        }
-    }
-
-    /// Keeps fresh tickets; the oldest give way.
-    pub fn add_tickets(&mut self, fresh: Vec<Ticket>) {
-        self.tickets.extend(fresh);
-        while self.tickets.len() > MAX_TICKETS {
-            self.tickets.pop_front();
-        }
-    }
 }
 
 /// A session of this plane.
@@ -202,16 +177,21 @@ pub struct Session {
     pub tx: Mutex<Tx>,
     /// Receiving side.
     pub rx: Mutex<Rx>,
+    /// The gateway of the birth: at a gateway its own name.
+    pub home: GatewayId,
     /// When the timer looks at it.
     pub armed_ns: AtomicU64,
+    /// Inner packets find it.
+    is_routed: AtomicBool,
 }
 
 impl Session {
     /// A session in no table yet.
-    pub fn new(shared: &Shared, id: SessionId, inner: Vec<Prefix>, keys: Keys) -> Self {
+    pub fn new(shared: &Shared, id: SessionId, inner: Vec<Prefix>, keys: Keys, home: GatewayId) -> Self {
         let handle = shared.new_handle();
         let settings = &shared.settings;
-        let tx = Tx::new(handle, settings.queue_bytes, settings.replay_bytes, settings.replay_ns);
+        let mut tx = Tx::new(handle, settings.queue_bytes, settings.replay_bytes, settings.replay_ns);
+        tx.gateway = home;
         Self {
             handle,
             id,
@@ -219,12 +199,21 @@ impl Session {
             keys: Mutex::new(keys),
             tx: Mutex::new(tx),
             rx: Mutex::default(),
+            home,
             armed_ns: AtomicU64::new(NEVER),
+            is_routed: AtomicBool::new(false),
         }
     }
 
     /// Opens `sealing` and `opening` as the first epoch and enters the tables; false on a connection-ID collision.
+    ///
+    /// A session with the same identifier ends before: two of them would share connection IDs. Inner packets find the
+    /// session only after [`Self::route_inner`].
     pub fn begin(self: &Arc<Self>, shared: &Shared, sealing: Option<&TrafficSecret>, opening: &TrafficSecret) -> bool {
+        let replaced = shared.by_id.write().remove(&self.id);
+        if let Some(old) = replaced {
+            old.end(shared);
+        }
         let aead = self.keys.lock().aead;
         let key = OpeningKey::new(aead, opening);
         if !shared.open_cids(key.cids(), self) {
@@ -237,19 +226,29 @@ impl Session {
         rx.epochs.push(crate::rx::RxEpoch { probes_only: sealing.is_none(), ..crate::rx::RxEpoch::new(key) });
         drop(rx);
         shared.sessions.write().insert(self.handle, Arc::clone(self));
-        let replaced = shared.by_id.write().insert(self.id, Arc::clone(self));
+        shared.by_id.write().insert(self.id, Arc::clone(self));
+        true
+    }
+
+    /// Enters the inner routes, unless they are.
+    pub fn route_inner(self: &Arc<Self>, shared: &Shared) {
+        if self.is_routed.load(Ordering::Acquire) {
+            return;
+        }
         let mut table = shared.inner.write();
+        // Under the table's lock, so that a session that ends meanwhile leaves no route behind.
+        if self.keys.lock().ended || self.is_routed.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.inner.iter().for_each(|range| table.insert(*range, Arc::clone(self)));
         drop(table);
         shared.inner_generation.fetch_add(1, Ordering::AcqRel);
-        if let Some(old) = replaced {
-            old.end(shared);
-        }
-        true
     }
 
     /// Leaves all tables and erases the keys.
     pub fn end(&self, shared: &Shared) {
+        // First of all: whoever looks at it under a lock finds that it ended, and enters it nowhere again.
+        self.keys.lock().end();
         shared.sessions.write().remove(&self.handle);
         {
             let mut by_id = shared.by_id.write();
@@ -260,8 +259,6 @@ impl Session {
         shared.inner.write().remove(&self.inner, |owner| owner.handle == self.handle);
         shared.inner_generation.fetch_add(1, Ordering::AcqRel);
         shared.attempts.lock().retain(|_, owner| owner.handle != self.handle);
-        let mut keys = self.keys.lock();
-        keys.end();
         let mut tx = self.tx.lock();
         let mut rx = self.rx.lock();
         shared.close_cids(&rx.all_cids());

@@ -8,17 +8,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use jumpvpn_packet::handshake::Capabilities;
-use jumpvpn_packet::keys::PublicKey;
+use jumpvpn_packet::keys::{gateway_id, GatewayId, PublicKey};
+use jumpvpn_packet::reattach::ReturnTokenKey;
 use jumpvpn_packet::schedule::{ClusterKey, Secret};
 use jumpvpn_packet::{Cid, SessionId};
 use parking_lot::{Mutex, RwLock};
 
 use crate::births::Births;
+use crate::bucket::Buckets;
 use crate::counters::{Counter, Counters};
+use crate::error::{Error, Result};
 use crate::facts::{Fact, FactRing};
 use crate::inner::InnerTable;
 use crate::session::Session;
-use crate::timer::TimerQueue;
+use crate::tickets::TicketKeys;
+use crate::timer::{TimerQueue, NEVER};
 use crate::tun::Device;
 use crate::udp::{Route, Socket};
 
@@ -43,8 +47,14 @@ pub struct Shared {
     pub private_key: Secret,
     /// Its public half.
     pub public_key: PublicKey,
-    /// Key of tickets, tokens and records; None at a client.
+    /// Name of this gateway in requests and probes.
+    pub gateway_id: GatewayId,
+    /// Key of tokens and records; None at a client.
     pub cluster: Option<ClusterKey>,
+    /// Keys of tickets.
+    pub tickets: TicketKeys,
+    /// Key of return tokens; None at a client.
+    pub return_tokens: Option<ReturnTokenKey>,
     /// What this CPU does well.
     pub capabilities: Capabilities,
     /// Bounds.
@@ -75,6 +85,12 @@ pub struct Shared {
     pub requests: Mutex<crate::requests::Requests>,
     /// Sessions that want to be looked at.
     pub timer: TimerQueue,
+    /// Sources of standby probes: apart from those of requests, so that probing never keeps a session from moving.
+    pub standby_buckets: Mutex<Buckets>,
+    /// Gateway: said in answers to standby probes.
+    pub is_draining: AtomicBool,
+    /// Gateway: boot time from which nothing may be sent or delivered, [`NEVER`] without such a time.
+    deadline_ns: AtomicU64,
     /// Threads end when this is set.
     pub stopping: AtomicBool,
     /// Picks buckets; random per plane, so that nobody can aim at one.
@@ -106,8 +122,11 @@ impl Shared {
         let public_key = jumpvpn_packet::keys::public_key(&identity.private_key);
         Ok(Self {
             is_gateway: identity.is_gateway,
+            gateway_id: gateway_id(&public_key),
             public_key,
             private_key: identity.private_key,
+            tickets: TicketKeys::new(identity.cluster.as_ref()),
+            return_tokens: identity.cluster.as_ref().map(ReturnTokenKey::new),
             cluster: identity.cluster,
             capabilities: identity.capabilities,
             settings,
@@ -124,10 +143,37 @@ impl Shared {
             births: Births::new(&public_key),
             requests: Mutex::default(),
             timer: TimerQueue::default(),
+            standby_buckets: Mutex::new(Buckets::new(crate::standby::PER_SOURCE)),
+            is_draining: AtomicBool::new(false),
+            deadline_ns: AtomicU64::new(NEVER),
             stopping: AtomicBool::new(false),
             hasher: RandomState::new(),
             next_handle: AtomicU64::new(1),
         })
+    }
+
+    /// True when the deadline has passed by `now_ns`.
+    pub fn is_fenced(&self, now_ns: u64) -> bool {
+        now_ns >= self.deadline_ns.load(Ordering::Acquire)
+    }
+
+    /// [`Self::is_fenced`] at this instant; reads the clock only when there is a deadline.
+    pub fn is_fenced_now(&self) -> bool {
+        let deadline_ns = self.deadline_ns.load(Ordering::Acquire);
+        deadline_ns != NEVER && crate::sys::boottime_ns() >= deadline_ns
+    }
+
+    /// Fails when the deadline has passed.
+    pub fn before_deadline(&self) -> Result<()> {
+        if self.is_fenced_now() {
+            return Err(Error::State("the deadline has passed: this gateway may decide nothing"));
+        }
+        Ok(())
+    }
+
+    /// Sets the deadline; returns the one before.
+    pub fn swap_deadline(&self, boot_ns: u64) -> u64 {
+        self.deadline_ns.swap(boot_ns, Ordering::AcqRel)
     }
 
     /// A number that no other object of this plane has.
@@ -156,6 +202,11 @@ impl Shared {
     /// Sends datagrams; a refusal is counted and told at a bounded rate. True when the kernel took them.
     pub fn transmit(&self, socket: &Socket, route: Route, bytes: &[u8], stride: usize, session: u64, path: u8) -> bool {
         let count = bytes.len().div_ceil(stride.max(1)) as u64;
+        // Every datagram of the plane passes here: what was sealed just before the deadline stays here, too.
+        if self.is_fenced_now() {
+            self.counters.add(Counter::Fenced, count);
+            return false;
+        }
         match socket.send(route, bytes, stride) {
             Ok(()) => {
                 self.counters.add(Counter::SentDatagrams, count);

@@ -98,6 +98,10 @@ pub fn turn(shared: &Arc<Shared>, sweep_ns: &mut u64) {
 
 /// Does what is due for `session`; returns when to look again.
 fn look_at(shared: &Arc<Shared>, session: &Arc<Session>, now_ns: u64) -> u64 {
+    if shared.is_fenced(now_ns) {
+        // Nothing may be sent, so nothing can be found out; who moves the deadline looks at every session.
+        return now_ns + BUSY_NS;
+    }
     let rekey_ns = session.repeat_rekey(shared, now_ns);
     let mut sink = Sink::default();
     let mut tx = session.tx.lock();
@@ -149,6 +153,9 @@ fn look_at_path(shared: &Shared, tx: &mut Tx, index: PathIndex, busy: bool, now_
 fn tell_changes(shared: &Shared, path: &mut Path, session: u64, index: PathIndex, now_ns: u64) {
     while let Some(change) = path.live.check(now_ns) {
         path.unvalidate();
+        if matches!(change, Change::Dead { .. }) {
+            path.shown.forget_ticket();
+        }
         let path = index.get();
         shared.tell(match change {
             Change::Silent { silent_ns, limit_ns } => Fact::PathSilent { session, path, silent_ns, limit_ns },

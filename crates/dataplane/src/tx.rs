@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jumpvpn_packet::control::cut_message;
 use jumpvpn_packet::frames::{Probe, Report, MEASUREMENT_LEN};
 use jumpvpn_packet::header::{PathIndex, HEADER_LEN, MAX_PATHS, OVERHEAD};
+use jumpvpn_packet::keys::GatewayId;
 use jumpvpn_packet::random::draw;
 use jumpvpn_packet::seal::SealingKey;
 use jumpvpn_packet::SystemRandom;
@@ -18,6 +19,7 @@ use crate::queue::InnerQueue;
 use crate::replay_buffer::{ReplayBuffer, Seal};
 use crate::rx::{Counts, RxPath};
 use crate::shared::Shared;
+use crate::standby::Pass;
 use crate::timer::BUSY_NS;
 use crate::train::Train;
 use crate::udp::{Route, Socket};
@@ -82,6 +84,10 @@ pub struct Tx {
     pub last_hint_ns: u64,
     /// Gateway: when the epoch that seals was granted by a reattach.
     pub granted_ns: u64,
+    /// Client: what other gateways know the session by.
+    pub pass: Pass,
+    /// Client: the gateway that holds the session.
+    pub gateway: GatewayId,
     next_message: u32,
 }
 
@@ -101,6 +107,8 @@ impl Tx {
             last_data_ns: 0,
             last_hint_ns: 0,
             granted_ns: 0,
+            pass: Pass::default(),
+            gateway: GatewayId::default(),
             next_message: u32::from_be_bytes(draw(&mut SystemRandom)),
         }
     }
@@ -109,13 +117,18 @@ impl Tx {
     pub fn seal_train(&mut self, shared: &Shared, train: &mut Train, now_ns: u64) -> Option<Outgoing> {
         let quiet_ns = now_ns.saturating_sub(self.last_data_ns);
         self.last_data_ns = now_ns;
-        let Some(path) = self.data_path() else {
+        let fenced = shared.is_fenced(now_ns);
+        let Some(path) = self.data_path().filter(|_| !fenced) else {
             self.enqueue(shared, train);
+            shared.counters.add(Counter::Fenced, if fenced { train.count() as u64 } else { 0 });
             return None;
         };
         if self.early.is_some() {
             self.enqueue(shared, train);
             self.queue.take_early().for_each(drop);
+        } else if !self.queue.is_empty() {
+            // They waited behind a deadline that was moved: order is kept.
+            self.send_waiting(shared, path, now_ns);
         }
         let busy = self.limits[path.index()].map(|limits| limits.silence_busy_ns);
         let sealed = self.seal_on(shared, path, train, now_ns);
@@ -167,15 +180,37 @@ impl Tx {
 
     /// Sends what the peer has not reported, then what waited, in order; the active path or the early one is set.
     pub fn flush(&mut self, shared: &Shared, now_ns: u64) {
-        let Some(path) = self.data_path() else { return };
+        let Some(path) = self.data_path().filter(|_| !shared.is_fenced(now_ns)) else { return };
         let Some(state) = &self.paths[path.index()] else { return };
         let (socket, route, session) = (Arc::clone(&state.socket), state.route, self.session);
         let epoch = self.early.as_ref().map(|early| &early.key).or(self.key.as_ref()).map_or(0, SealingKey::epoch);
-        // The peer's drain keeps one epoch before the newest.
-        let resent = self.replay.resend(now_ns, epoch.saturating_sub(1), |bytes, stride| {
+        // The peer's drain keeps one epoch before the newest. Another gateway has none of it: what it would deliver, the
+        // one before may have delivered.
+        let oldest = if self.is_foreign(path) { epoch } else { epoch.saturating_sub(1) };
+        let resent = self.replay.resend(now_ns, oldest, |bytes, stride| {
             shared.transmit(&socket, route, bytes, stride, session, path.get());
         });
         self.totals.resent += resent;
+        self.send_waiting(shared, path, now_ns);
+    }
+
+    /// Client: `path` leads to a gateway that does not hold the session.
+    pub fn is_foreign(&self, path: PathIndex) -> bool {
+        let state = self.paths[path.index()].as_ref();
+        state.is_some_and(|state| state.is_standby || state.gateway != self.gateway)
+    }
+
+    /// Client: the gateway at the end of `path` holds the session from now on; all others are standbys.
+    pub fn meet_gateway(&mut self, path: PathIndex, now_ns: u64) {
+        let Some(gateway) = self.paths[path.index()].as_ref().map(|state| state.gateway) else { return };
+        self.gateway = gateway;
+        for state in self.paths.iter_mut().flatten() {
+            state.set_standby(state.gateway != gateway, now_ns);
+        }
+    }
+
+    /// Seals what waited and sends it on `path`, in order.
+    fn send_waiting(&mut self, shared: &Shared, path: PathIndex, now_ns: u64) {
         let mut train = Train::default();
         let waiting: Vec<Vec<u8>> = if self.early.is_some() {
             self.queue.take_early().map(<[u8]>::to_vec).collect()
@@ -202,9 +237,24 @@ impl Tx {
         train.clear();
     }
 
+    /// The deadline was moved on: what waited goes out, and what was owed meanwhile says nothing about the paths.
+    pub fn resume(&mut self, shared: &Shared, now_ns: u64) {
+        self.paths.iter_mut().flatten().for_each(|path| path.live.watch_anew(now_ns));
+        if let Some(path) = self.data_path().filter(|_| !self.queue.is_empty()) {
+            self.send_waiting(shared, path, now_ns);
+        }
+    }
+
     /// Seals one frame under the newest epoch and sends it on `path`, to `route` when that is given.
     pub fn send_frame(&mut self, shared: &Shared, path: PathIndex, route: Option<(&Socket, Route)>, frame: &[u8]) {
-        let Some(key) = &mut self.key else { return };
+        if shared.is_fenced_now() {
+            shared.counters.add(Counter::Fenced, 1);
+            return;
+        }
+        // A gateway that does not hold the session could not open it.
+        let own = self.paths[path.index()].as_ref().filter(|state| !state.is_standby);
+        let own = own.map(|state| (&*state.socket, state.route));
+        let (Some(key), Some((socket, route))) = (&mut self.key, route.or(own)) else { return };
         let mut buffer = [0; FRAME_ROOM];
         let datagram = &mut buffer[..frame.len() + OVERHEAD];
         datagram[HEADER_LEN..HEADER_LEN + frame.len()].copy_from_slice(frame);
@@ -212,10 +262,7 @@ impl Tx {
             shared.counters.add(Counter::KeyExhausted, 1);
             return;
         }
-        let own = self.paths[path.index()].as_ref().map(|state| (&*state.socket, state.route));
-        if let Some((socket, route)) = route.or(own) {
-            shared.transmit(socket, route, datagram, datagram.len(), self.session, path.get());
-        }
+        shared.transmit(socket, route, datagram, datagram.len(), self.session, path.get());
     }
 
     /// Probes `path`, at `address` instead of the path's own when that is given; `fresh` makes its answer a fact.
@@ -228,6 +275,10 @@ impl Tx {
         now_ns: u64,
     ) {
         if self.key.is_none() {
+            return;
+        }
+        if self.paths[path.index()].as_ref().is_some_and(|state| state.is_standby) {
+            self.send_standby_probe(shared, path, now_ns);
             return;
         }
         let Some(state) = &mut self.paths[path.index()] else { return };
@@ -319,19 +370,17 @@ impl Tx {
             let window_ns = state.loss_window_ns();
             state.loss_received.update(counts.highest + 1, counts.received, now_ns, window_ns);
         }
-        if !state.should_tell(now_ns) {
-            return;
-        }
-        let (sent, received) = (state.loss_sent.ppm, state.loss_received.ppm);
+        let Some(told) = state.take_measured(seen.packets, now_ns) else { return };
+        let (sent, received) = (told.sent_ppm, told.received_ppm);
         let (loss_up_ppm, loss_down_ppm) = if shared.is_gateway { (received, sent) } else { (sent, received) };
         shared.tell(Fact::PathMeasured {
             session,
             path: path.get(),
-            srtt_ns: state.rtt.srtt_ns,
-            rttvar_ns: state.rtt.rttvar_ns,
+            srtt_ns: told.srtt_ns,
+            rttvar_ns: told.rttvar_ns,
             loss_up_ppm,
             loss_down_ppm,
-            received: seen.packets,
+            received: told.received,
         });
     }
 
@@ -373,10 +422,9 @@ impl Tx {
         now_ns + limits.map_or(BUSY_NS, |limits| limits.silence_busy_ns.min(limits.probe_busy_ns).min(BUSY_NS))
     }
 
-    /// The active path, else the first that is set.
+    /// The active path, else the first that is set and leads to the peer that holds the session.
     pub fn any_path(&self) -> Option<PathIndex> {
-        self.active
-            .filter(|path| self.paths[path.index()].is_some())
-            .or_else(|| PathIndex::all().find(|path| self.paths[path.index()].is_some()))
+        let leads = |path: &PathIndex| self.paths[path.index()].as_ref().is_some_and(|state| !state.is_standby);
+        self.active.filter(leads).or_else(|| PathIndex::all().find(leads))
     }
 }

@@ -25,6 +25,8 @@ pub enum Kind {
     ReattachRequest = 5,
     ReattachReply = 6,
     ReattachHint = 7,
+    StandbyProbe = 8,
+    StandbyReply = 9,
 }
 
 impl Kind {
@@ -39,6 +41,8 @@ impl Kind {
             5 => Ok(Kind::ReattachRequest),
             6 => Ok(Kind::ReattachReply),
             7 => Ok(Kind::ReattachHint),
+            8 => Ok(Kind::StandbyProbe),
+            9 => Ok(Kind::StandbyReply),
             _ => Err(DropReason::UnknownKind),
         }
     }
@@ -142,8 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn first_nibbles_outside_one_to_seven_are_unknown() {
-        for nibble in [0u8, 8, 9, 10, 11, 12, 13, 14, 15] {
+    fn first_nibbles_outside_one_to_nine_are_unknown() {
+        for nibble in [0u8, 10, 11, 12, 13, 14, 15] {
             assert_eq!(Kind::of(&[nibble << 4; 40]), Err(DropReason::UnknownKind));
         }
     }

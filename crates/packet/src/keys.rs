@@ -3,11 +3,19 @@
 use aws_lc_rs::agreement::{agree, PrivateKey, UnparsedPublicKey, X25519};
 
 use crate::random::draw;
-use crate::schedule::Secret;
+use crate::schedule::{sha256, Secret};
 use crate::{DropReason, Random};
 
 /// An X25519 public key.
 pub type PublicKey = [u8; 32];
+
+/// Names a gateway inside sealed messages: the first 8 bytes of SHA-256 of its public key. spec: WIRE-82
+pub type GatewayId = [u8; 8];
+
+/// The name of the gateway with this static key.
+pub fn gateway_id(public: &PublicKey) -> GatewayId {
+    *sha256(&[public]).first_chunk().expect("SHA-256 gives 32 bytes")
+}
 
 /// Makes a private key.
 pub fn generate_private_key(rng: &mut dyn Random) -> Secret {

@@ -47,8 +47,9 @@ drop_reasons! {
     IntegrityLimit = "integrity_limit", "The key has met too many forgeries to be trusted further.";
     UnknownFrame = "unknown_frame", "The plaintext is neither an IP packet nor a frame of version 1.";
     BadPadding = "bad_padding", "Padding is not zero or not to the prescribed size.";
-    BadTicket = "bad_ticket", "The ticket was not made under the cluster's key.";
+    BadTicket = "bad_ticket", "The ticket was not made under one of the cluster's ticket keys.";
     BadToken = "bad_token", "The return token does not belong to this address and session.";
+    WrongGateway = "wrong_gateway", "The request or probe names another gateway.";
     StaleToken = "stale_token", "The return token is older than allowed or from the future.";
     ReassemblyFull = "reassembly_full", "The bound on unfinished control messages is reached.";
     BadRekey = "bad_rekey", "The rekey exchange names another epoch or invalid keys.";

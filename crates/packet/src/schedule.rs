@@ -186,7 +186,7 @@ impl TrafficSecret {
     }
 }
 
-/// The secret that all gateways of a cluster share: tickets, records and return tokens grow from it.
+/// The secret that all gateways of a cluster share: tickets, records, return tokens and standby keys grow from it.
 #[derive(Clone, Debug)]
 pub struct ClusterKey(Secret);
 
@@ -202,6 +202,11 @@ impl ClusterKey {
 
     pub(crate) fn return_token(&self) -> Secret {
         expand_secret(&self.0, "return token", &[])
+    }
+
+    /// Key of one session's standby probes. spec: WIRE-83
+    pub(crate) fn standby(&self, session: &SessionId) -> Secret {
+        expand_secret(&self.0, "standby", &[session])
     }
 
     /// Key of one record blob, by its salt. spec: WIRE-37

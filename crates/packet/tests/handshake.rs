@@ -9,7 +9,7 @@ use jumpvpn_packet::handshake::{
 use jumpvpn_packet::header::Kind;
 use jumpvpn_packet::kem::KemKeyPair;
 use jumpvpn_packet::keys::{generate_private_key, public_key};
-use jumpvpn_packet::reattach::{Ticket, TICKET_LEN};
+use jumpvpn_packet::reattach::{StandbyKey, Ticket, TICKET_LEN};
 use jumpvpn_packet::schedule::Secret;
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
 use jumpvpn_packet::{DropReason, PathIndex, SystemRandom};
@@ -65,6 +65,7 @@ fn accepted(tickets: usize, welcome: usize) -> Accepted {
         session_id: [7; 16],
         capabilities: Capabilities::AES,
         tickets: vec![Ticket::parse(&[1; TICKET_LEN]).unwrap(); tickets],
+        standby: StandbyKey::new([4; 32]),
         welcome: vec![2; welcome],
     }
 }
@@ -88,6 +89,7 @@ fn both_sides_hold_the_same_session() {
     let client = deliver(&mut initiator, &datagrams).unwrap().unwrap();
     assert_eq!((client.session_id, client.aead, client.hash), (gateway.session_id, AeadId::Aes256Gcm, gateway.hash));
     assert_eq!((client.tickets.len(), &client.welcome), (2, &vec![2; 100]));
+    assert_eq!(client.standby, StandbyKey::new([4; 32]));
     assert_eq!(client.root.secret().expose(), gateway.root.secret().expose());
 
     let (mut sealing, mut opening) =

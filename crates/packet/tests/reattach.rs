@@ -1,8 +1,9 @@
 //! Reattach messages: every field, every byte, every length.
 
 use jumpvpn_packet::reattach::{
-    Hint, HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, RequestEnvelope, Ticket, Token, HINT_LEN,
-    MAX_REPLY_TICKETS, MAX_TOKEN, REPLY_LEN, REQUEST_LEN, TICKET_LEN,
+    Hint, HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, RequestEnvelope, StandbyKey, StandbyProbe,
+    StandbyProbeEnvelope, StandbyReply, StandbyReplyEnvelope, Ticket, Token, HINT_LEN, MAX_REPLY_TICKETS, MAX_TOKEN,
+    REPLY_LEN, REQUEST_LEN, STANDBY_PROBE_LEN, STANDBY_REPLY_LEN, TICKET_LEN,
 };
 use jumpvpn_packet::schedule::{ControlSecret, Root, Secret};
 use jumpvpn_packet::{DropReason, PathIndex};
@@ -13,15 +14,19 @@ fn control(byte: u8) -> ControlSecret {
     Root::new(Secret::new([byte; 32])).control()
 }
 
+fn standby(byte: u8) -> StandbyKey {
+    StandbyKey::new([byte; 32])
+}
+
 fn ticket() -> Ticket {
     Ticket::parse(&[3; TICKET_LEN]).unwrap()
 }
 
 prop_compose! {
     fn request()(next_epoch: u64, expected_version: u64, age_ms: u64, path in 0u8..8, cause: u8,
-                 token in vec(any::<u8>(), 0..=MAX_TOKEN)) -> Request {
+                 gateway: [u8; 8], token in vec(any::<u8>(), 0..=MAX_TOKEN)) -> Request {
         let (path, token) = (PathIndex::new(path).unwrap(), Token::parse(&token).unwrap());
-        Request { next_epoch, expected_version, age_ms, path, cause, token }
+        Request { next_epoch, expected_version, age_ms, path, cause, gateway, token }
     }
 }
 
@@ -30,11 +35,34 @@ prop_compose! {
                token in vec(any::<u8>(), 0..=MAX_TOKEN), tickets in 0..=MAX_REPLY_TICKETS) -> Reply {
         let status = [ReplyStatus::Committed, ReplyStatus::Challenge, ReplyStatus::Denied][status];
         let (path, token) = (PathIndex::new(path).unwrap(), Token::parse(&token).unwrap());
-        Reply { status, epoch, version, path, reason, token, tickets: vec![ticket(); tickets] }
+        let standby = (status == ReplyStatus::Committed).then(|| standby(reason as u8));
+        Reply { status, epoch, version, path, reason, token, tickets: vec![ticket(); tickets], standby }
     }
 }
 
 proptest! {
+    #[test]
+    fn standby_messages_round_trip(gateway: [u8; 8], challenge: [u8; 16], nonce: [u8; 16], is_draining: bool,
+                                   token in vec(any::<u8>(), 0..=MAX_TOKEN)) {
+        let probe = StandbyProbe { gateway };
+        let datagram = probe.seal(&standby(1), &ticket(), &challenge);
+        prop_assert_eq!(datagram.len(), STANDBY_PROBE_LEN);
+        let envelope = StandbyProbeEnvelope::parse(&datagram).unwrap();
+        prop_assert_eq!((&envelope.ticket, envelope.challenge), (&ticket(), challenge));
+        prop_assert_eq!(envelope.open(&standby(1)), Ok(probe));
+        prop_assert_eq!(envelope.open(&standby(2)), Err(DropReason::BadTag));
+        let reply = StandbyReply { token: Token::parse(&token).unwrap(), is_draining };
+        let datagram = reply.seal(&standby(1), &challenge, &nonce);
+        prop_assert_eq!(datagram.len(), STANDBY_REPLY_LEN);
+        let envelope = StandbyReplyEnvelope::parse(&datagram).unwrap();
+        prop_assert_eq!(&envelope.echo[..], &challenge[..8]);
+        prop_assert_eq!(envelope.open(&standby(1), &challenge), Ok(reply));
+        prop_assert_eq!(envelope.open(&standby(2), &challenge), Err(DropReason::BadTag));
+        let mut other = challenge;
+        other[15] ^= 1;
+        prop_assert_eq!(envelope.open(&standby(1), &other), Err(DropReason::BadTag));
+    }
+
     #[test]
     fn requests_round_trip(request in request(), nonce: [u8; 32]) {
         let datagram = request.seal(&control(1), &ticket(), &nonce);
@@ -70,15 +98,18 @@ proptest! {
     }
 
     #[test]
-    fn parsers_never_panic(bytes in vec(any::<u8>(), 0..400), kind in 5u8..8, fit: bool) {
+    fn parsers_never_panic(bytes in vec(any::<u8>(), 0..400), kind in 5u8..10, fit: bool) {
         let mut bytes = bytes;
         if fit {
-            bytes.resize([REQUEST_LEN, REPLY_LEN, HINT_LEN][usize::from(kind - 5)], 0);
+            let sizes = [REQUEST_LEN, REPLY_LEN, HINT_LEN, STANDBY_PROBE_LEN, STANDBY_REPLY_LEN];
+            bytes.resize(sizes[usize::from(kind - 5)], 0);
             bytes[0] = kind << 4;
         }
         let _ = RequestEnvelope::parse(&bytes).and_then(|envelope| envelope.open(&control(1)));
         let _ = ReplyEnvelope::parse(&bytes).and_then(|envelope| envelope.open(&control(1), &[0; 32]));
         let _ = HintEnvelope::parse(&bytes).and_then(|envelope| envelope.open(&control(1)));
+        let _ = StandbyProbeEnvelope::parse(&bytes).and_then(|envelope| envelope.open(&standby(1)));
+        let _ = StandbyReplyEnvelope::parse(&bytes).and_then(|envelope| envelope.open(&standby(1), &[0; 16]));
     }
 }
 
@@ -87,21 +118,34 @@ fn open_any(datagram: &[u8]) -> Result<(), DropReason> {
         Some(5) => RequestEnvelope::parse(datagram)?.open(&control(1)).map(drop),
         Some(6) => ReplyEnvelope::parse(datagram)?.open(&control(1), &[4; 32]).map(drop),
         Some(7) => HintEnvelope::parse(datagram)?.open(&control(1)).map(drop),
+        Some(8) => StandbyProbeEnvelope::parse(datagram)?.open(&standby(1)).map(drop),
+        Some(9) => StandbyReplyEnvelope::parse(datagram)?.open(&standby(1), &[8; 16]).map(drop),
         _ => Err(DropReason::UnknownKind),
     }
 }
 
-fn samples() -> [Vec<u8>; 3] {
+fn samples() -> [Vec<u8>; 5] {
     let path = PathIndex::new(1).unwrap();
     let token = Token::default();
-    let request = Request { next_epoch: 2, expected_version: 3, age_ms: 4, path, cause: 5, token: token.clone() };
+    let request = Request {
+        next_epoch: 2,
+        expected_version: 3,
+        age_ms: 4,
+        path,
+        cause: 5,
+        gateway: [6; 8],
+        token: token.clone(),
+    };
     let tickets = vec![ticket(); 2];
-    let reply = Reply { status: ReplyStatus::Committed, epoch: 2, version: 4, path, reason: 0, token, tickets };
+    let (status, key) = (ReplyStatus::Committed, Some(standby(9)));
+    let reply = Reply { status, epoch: 2, version: 4, path, reason: 0, token: token.clone(), tickets, standby: key };
     let hint = Hint { challenge: [1; 8], epoch: 2, cause: 3 };
     [
         request.seal(&control(1), &ticket(), &[4; 32]),
         reply.seal(&control(1), &[4; 32], &[5; 32]),
         hint.seal(&control(1), &[6; 7], &[7; 16]),
+        StandbyProbe { gateway: [6; 8] }.seal(&standby(1), &ticket(), &[8; 16]),
+        StandbyReply { token, is_draining: true }.seal(&standby(1), &[8; 16], &[9; 16]),
     ]
 }
 
@@ -133,7 +177,7 @@ fn other_lengths_are_refused() {
 #[test]
 fn answers_are_never_much_longer_than_questions() {
     let probe = 64 + 32;
-    assert!(HINT_LEN < probe && REPLY_LEN < 3 * REQUEST_LEN);
+    assert!(HINT_LEN < probe && REPLY_LEN < 3 * REQUEST_LEN && STANDBY_REPLY_LEN <= STANDBY_PROBE_LEN);
 }
 
 #[test]

@@ -84,6 +84,9 @@ fn path_fact<'py>(py: Python<'py>, fact: Fact) -> PyResult<Bound<'py, PyTuple>> 
         }
         Fact::PathDead { session, path, silent_ns } => tuple!(py, "path_dead", session, path, silent_ns),
         Fact::PathHeard { session, path } => tuple!(py, "path_heard", session, path),
+        Fact::StandbyAnswered { session, path, peer, rtt_ns, is_draining } => {
+            tuple!(py, "standby_answered", session, path, peer.to_string(), rtt_ns, is_draining)
+        }
         Fact::PeerMoved { session, path, old, new } => {
             tuple!(py, "peer_moved", session, path, old.to_string(), new.to_string())
         }

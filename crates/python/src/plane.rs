@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jumpvpn_dataplane::address::parse_address;
-use jumpvpn_dataplane::attempt::Wish;
+use jumpvpn_dataplane::attempt::{Handover, Wish};
 use jumpvpn_dataplane::error::Result;
 use jumpvpn_dataplane::liveness::Limits;
+use jumpvpn_dataplane::orders::Toward;
 use jumpvpn_dataplane::{Config, Settings};
 use jumpvpn_packet::PathIndex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::{exact, facts, to_exception};
@@ -183,15 +185,52 @@ impl Plane {
         run(py, self, |plane| plane.reject_handshake(handshake))
     }
 
-    #[pyo3(name = "restore")]
-    fn restore(&self, py: Python<'_>, session_id: &[u8], sealed: &[u8], inner: Vec<String>) -> PyResult<u64> {
+    #[pyo3(signature = (session_id, sealed, inner, routed = true))]
+    fn restore(
+        &self,
+        py: Python<'_>,
+        session_id: &[u8],
+        sealed: &[u8],
+        inner: Vec<String>,
+        routed: bool,
+    ) -> PyResult<u64> {
         let id = exact(session_id, "session id")?;
-        run(py, self, |plane| plane.restore(id, sealed, &inner))
+        run(py, self, |plane| plane.restore(id, sealed, &inner, routed))
     }
 
-    fn set_path(&self, py: Python<'_>, session: u64, path: u8, socket: u64, peer: &str) -> PyResult<()> {
+    fn route_inner(&self, py: Python<'_>, session: u64) -> PyResult<()> {
+        run(py, self, |plane| plane.route_inner(session))
+    }
+
+    fn set_deadline(&self, py: Python<'_>, boot_ns: u64) -> PyResult<()> {
+        run(py, self, |plane| plane.set_deadline(boot_ns))
+    }
+
+    fn set_draining(&self, py: Python<'_>, draining: bool) -> PyResult<()> {
+        run(py, self, |plane| plane.set_draining(draining))
+    }
+
+    fn set_ticket_keys(&self, py: Python<'_>, keys: Vec<PyBackedBytes>) -> PyResult<()> {
+        let keys = keys.iter().map(|key| exact(key, "ticket key")).collect::<PyResult<Vec<_>>>()?;
+        run(py, self, |plane| plane.set_ticket_keys(keys))
+    }
+
+    #[pyo3(signature = (session, path, socket, peer, gateway_key = None, standby = false))]
+    #[allow(clippy::too_many_arguments)]
+    fn set_path(
+        &self,
+        py: Python<'_>,
+        session: u64,
+        path: u8,
+        socket: u64,
+        peer: &str,
+        gateway_key: Option<&[u8]>,
+        standby: bool,
+    ) -> PyResult<()> {
         let peer = address(peer)?;
-        run(py, self, |plane| plane.set_path(session, path, socket, peer))
+        let gateway = gateway_key.map(|key| exact(key, "gateway key")).transpose()?;
+        let toward = Toward { gateway, is_standby: standby };
+        run(py, self, move |plane| plane.set_path(session, path, socket, peer, &toward))
     }
 
     fn drop_path(&self, py: Python<'_>, session: u64, path: u8) -> PyResult<()> {
@@ -313,8 +352,19 @@ impl Plane {
         run(py, self, |plane| plane.abandon_reattach(session))
     }
 
-    fn finish_reattach(&self, py: Python<'_>, session: u64) -> PyResult<()> {
-        run(py, self, |plane| plane.finish_reattach(session))
+    #[pyo3(signature = (session, handover = "same"))]
+    fn finish_reattach(&self, py: Python<'_>, session: u64, handover: &str) -> PyResult<()> {
+        let handover = match handover {
+            "same" => Handover::Same,
+            "lost" => Handover::Lost,
+            "drained" => Handover::Drained,
+            _ => return Err(PyValueError::new_err("handover is \"same\", \"lost\" or \"drained\"")),
+        };
+        run(py, self, |plane| plane.finish_reattach(session, handover))
+    }
+
+    fn retry_reattach(&self, py: Python<'_>, request: u64) -> PyResult<()> {
+        run(py, self, |plane| plane.retry_reattach(request))
     }
 
     fn prepare_reattach<'py>(&self, py: Python<'py>, request: u64) -> PyResult<Bound<'py, PyBytes>> {

@@ -44,7 +44,7 @@ def _entry(lanes: frozenset[Lane], severity: Severity, fields: str) -> Entry:
 
 
 _SECURITY = "step nonce_id count source_prefix code"
-_OWNED = "from_node epoch lease_ms version"
+_OWNED = "from_node epoch lease_ms version floor"
 _COALESCED = " count first_ms last_ms"  # denials of one kind within the interval become one record
 
 CATALOGUE: Mapping[str, Entry] = {
@@ -104,6 +104,10 @@ CATALOGUE: Mapping[str, Entry] = {
     "ownership.rejected": _entry(_NODE, _MEDIUM, "seen_epoch seen_version"),
     "ownership.conflict": _entry(_STATE, _CRITICAL, "evidence seen_epoch seen_version"),
     "ownership.store_unavailable": _entry(_NODE, _HIGH, "op elapsed_ms lease_left_ms error recovered"),
+    "cluster.joined": _entry(_NODE, _INFO, "cluster address lease_ms run"),
+    "cluster.member": _entry(_NODE, _LOW, "member state address"),
+    "cluster.store": _entry(_NODE, _MEDIUM, "state error lease_left_ms"),
+    "cluster.drain": _entry(_NODE, _INFO, "state sessions"),
     "policy.applied": _entry(_BOTH, _LOW, "version digest body mode deadlines_changed bounds"),
     "policy.rejected": _entry(_NODE, _MEDIUM, "version digest mode errors"),
     "node.started": _entry(

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import rfc8785
 
 GENESIS = "0" * 64
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_LARGEST_INTEGER = 2**53 - 1  # beyond it RFC 8785 has no integers
+_PLAIN_FROM = 1e-4  # smaller fractions are written with an exponent, of which every encoder has its own form
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +26,14 @@ class Chain:
 
     def append(self, record: Mapping[str, Any]) -> tuple[Chain, bytes]:
         """The next head and the finished line (canonical JSON with ``chain``, ``seq``, ``prev``, ``hash``)."""
-        linked = {**record, "chain": self.name, "seq": self.seq + 1, "prev": self.head}
-        digest = hashlib.sha256(rfc8785.dumps(linked)).hexdigest()
-        line = rfc8785.dumps({**linked, "hash": digest}) + b"\n"
-        return Chain(self.name, self.seq + 1, digest), line
+        before = {"chain": self.name}  # members whose names sort before "hash", and after it: neither is empty
+        after = {"seq": self.seq + 1, "prev": self.head}
+        for name, value in record.items():
+            if name not in _LINKS:
+                (before if name < "hash" else after)[name] = value
+        head, tail = canonical(before)[:-1], canonical(after)[1:]
+        digest = hashlib.sha256(b"%b,%b" % (head, tail)).hexdigest()
+        return Chain(self.name, self.seq + 1, digest), b'%b,"hash":"%b",%b\n' % (head, digest.encode(), tail)
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> tuple[Chain, tuple[bytes, ...]]:
         """``append`` for every record of one commit."""
@@ -34,6 +42,48 @@ class Chain:
             chain, line = chain.append(record)
             lines.append(line)
         return chain, tuple(lines)
+
+
+_LINKS = frozenset({"chain", "seq", "prev", "hash"})
+
+
+def canonical(value: Any) -> bytes:
+    """``value`` as canonical JSON (RFC 8785). Raises ValueError for what has no such form."""
+    return _ENCODER.encode(value) if _faithful(value) else rfc8785.dumps(value)
+
+
+def _faithful(value: Any) -> bool:
+    """Whether the fast encoder's bytes are those of RFC 8785: not for every number, nor for every order of names.
+
+    It sorts names by code point, RFC 8785 by UTF-16 unit: the same for ASCII.
+    """
+    kind = type(value)
+    if kind is dict:
+        for name, item in value.items():
+            if type(name) is not str or not name.isascii():
+                return False
+            kind = type(item)  # most are texts and counters: no call for those
+            if not (
+                item is None
+                or (kind is str and item.isascii())
+                or (kind is int and -_LARGEST_INTEGER <= item <= _LARGEST_INTEGER)
+                or _faithful(item)
+            ):
+                return False
+        return True
+    if kind is int:
+        return bool(-_LARGEST_INTEGER <= value <= _LARGEST_INTEGER)
+    if kind is str:
+        return value.isascii() or _no_surrogate(value)
+    if kind is float:
+        return bool(_PLAIN_FROM <= abs(value) < _LARGEST_INTEGER and not value.is_integer())
+    if kind is list or kind is tuple:
+        return all(map(_faithful, value))
+    return value is None or kind is bool
+
+
+def _no_surrogate(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def session_chain(session_uid: str, role: str) -> str:
@@ -48,4 +98,4 @@ def node_chain(node_id: str, boot: str) -> str:
 
 def record_hash(record: Mapping[str, Any]) -> str:
     """The hash that ``record`` ought to carry."""
-    return hashlib.sha256(rfc8785.dumps({k: v for k, v in record.items() if k != "hash"})).hexdigest()
+    return hashlib.sha256(canonical({k: v for k, v in record.items() if k != "hash"})).hexdigest()

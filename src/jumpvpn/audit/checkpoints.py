@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import rfc8785
-
-from jumpvpn.audit.chain import Chain
+from jumpvpn.audit.chain import Chain, canonical
 from jumpvpn.values import SECOND, Instant, Now
 
 EVENT = "audit.checkpoint"
@@ -94,4 +92,4 @@ def checkpoint_data(
 def signed_part(chain: str, data: Mapping[str, Any]) -> bytes:
     """The message that a checkpoint's signature is over (RFC 8785). Raises KeyError, ValueError for no checkpoint."""
     names = ("number", "heads", "counts", "prev_checkpoint", "next_key")
-    return rfc8785.dumps({"chain": chain, **{name: data[name] for name in names}})
+    return canonical({"chain": chain, **{name: data[name] for name in names}})

@@ -90,8 +90,10 @@ def _check(event: DomainEvent) -> None:
 
 def _plain(value: Any) -> Any:
     """JSON values only; integers must survive every JSON reader."""
-    if isinstance(value, bool) or value is None or isinstance(value, str | float):
+    if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
+    if isinstance(value, float):  # RFC 8785 writes 300.0 as 300
+        return int(value) if value.is_integer() and abs(value) <= LARGEST_INTEGER else value
     if isinstance(value, int):
         assert abs(value) <= LARGEST_INTEGER, "integers of events stay below 2^53"
         return value

@@ -72,6 +72,10 @@ class Sealer:
         """Continue a session's chain where the store says it ended."""
         self._sessions[uid] = chain
 
+    def forget(self, uid: str) -> None:
+        """Another node continues the session's chain."""
+        self._sessions.pop(uid, None)
+
     def note(self, events: Sequence[DomainEvent], now: Now) -> tuple[bytes, ...]:
         """Lines for node-lane events outside a commit; repeated denials come as summaries."""
         offered = [self._denials.offer(self._shown(event), now) for event in events]
@@ -140,15 +144,16 @@ class Sealer:
 
     def _shown(self, event: DomainEvent) -> DomainEvent:
         """The event with addresses as ``observability.address_mode`` allows."""
-        view, data = event.transport, dict(event.data)
+        view = event.transport
+        named = [name for name in ADDRESS_FIELDS if name in event.data]
+        if not named and (view is None or not (view.local or view.peer)):
+            return event
         if view is not None:
             view = TransportView(
                 view.id, view.proto, self._address(view.local), self._address(view.peer), view.binding_gen
             )
-        for name in ADDRESS_FIELDS:
-            if name in data:
-                data[name] = self._address(str(data[name]))
-        return event.showing(view, data)
+        shown = {name: self._address(str(event.data[name])) for name in named}
+        return event.showing(view, {**event.data, **shown})
 
     def _address(self, address: str) -> str:
         return self._show_address(address, self.policy.observability.address_mode) if address else ""

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jumpvpn.cli import audit, failures, node, replay, setup
+from jumpvpn.cli import audit, cluster, failures, node, replay, setup
 from jumpvpn.cli.failures import USAGE_FAILURE, Failure, reported
 from jumpvpn.leaving import CLOSED_PIPE, INTERRUPTED, nothing_left, silence
 
@@ -22,6 +22,7 @@ commands = typer.Typer(
 config_commands = typer.Typer(help="Work with configuration files.", rich_markup_mode=None)
 commands.add_typer(config_commands, name="config")
 commands.add_typer(setup.init_commands, name="init")
+commands.add_typer(cluster.cluster_commands, name="cluster")
 commands.add_typer(audit.audit_commands, name="audit")
 commands.add_typer(replay.policy_commands, name="policy")
 commands.command("replay")(replay.replay)
@@ -119,9 +120,9 @@ def status(
     with reported():
         path = node.control_path(control, config)
         if watch:
-            watching.watch_status(path, interval, as_json=as_json)
+            watching.watch(path, watching.STATUS, interval, as_json=as_json)
         else:
-            watching.show_status(path, as_json=as_json)
+            watching.show(path, watching.STATUS, as_json=as_json)
 
 
 @commands.command()
@@ -171,6 +172,31 @@ def down(control: ControlOption = None, config: ConfigOption = None) -> None:
         watching.stop(node.control_path(control, config))
 
 
+@commands.command("drain")
+def drain_gateway(
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait, such as 60s or 5min.")] = "60s",
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the gateway once no session is left.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Take it back: serve again.")] = False,
+    as_json: JsonOption = False,
+    control: ControlOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Ask this gateway's clients to move to other gateways, and wait until no session is left here.
+
+    Ctrl-C ends the waiting, not the drain. Exit status: 0 none is left; 1 some are left when the time is over.
+    """
+    from jumpvpn.cli import drain
+
+    with reported():
+        if off and stop:
+            raise Failure("give --off or --stop, not both", USAGE_FAILURE)
+        path = node.control_path(control, config)
+        if off:
+            drain.take_back(path, as_json=as_json)
+        else:
+            _leave(drain.run(path, timeout, stop=stop, as_json=as_json))
+
+
 @commands.command()
 def switch(
     to: Annotated[str, typer.Option("--to", help="Transport to use, as 'status' names it, or its interface.")],
@@ -205,9 +231,7 @@ def config_check(
         from jumpvpn.config import load_either
 
         loaded = load_either(file)
-        from jumpvpn.runtime.keys import read_private_key
-
-        read_private_key(loaded.private_key_file)
+        setup.check_files(loaded)
         if as_json:
             typer.echo(json.dumps({"ok": True, "role": loaded.role, "policy_digest": loaded.policy.digest()}))
         else:

@@ -9,7 +9,15 @@ import typer
 
 from jumpvpn.cli import templates
 from jumpvpn.cli.failures import USAGE_FAILURE, Failure, reported
-from jumpvpn.config import DEFAULT_PORT, KEY_BYTES, encode_key, parse_client, parse_gateway
+from jumpvpn.config import (
+    DEFAULT_PORT,
+    KEY_BYTES,
+    ClientConfig,
+    GatewayConfig,
+    encode_key,
+    parse_client,
+    parse_gateway,
+)
 from jumpvpn.policy.problems import Problem, Rejected
 
 CONFIG_DIR = Path("/etc/jumpvpn")
@@ -82,6 +90,24 @@ def init_client(
             f"{fill_in}then here:\n"
             f"  jumpvpn up --config {config}"
         )
+
+
+def check_files(config: GatewayConfig | ClientConfig) -> None:
+    """Read every secret and certificate that ``config`` names. Raises KeyFileError, Failure."""
+    from jumpvpn.runtime.keys import read_cluster_key, read_private_key
+
+    read_private_key(config.private_key_file)
+    cluster = config.cluster if config.role == "gateway" else None
+    if cluster is None:
+        return
+    from jumpvpn.runtime.stores.base import StoreUnavailable
+    from jumpvpn.runtime.stores.etcd.config import EtcdConfig, Identity
+
+    read_cluster_key(cluster.key_file)
+    try:
+        Identity.read(EtcdConfig(cluster.etcd, cluster.ca, cluster.certificate, cluster.key, cluster.name, config.name))
+    except (StoreUnavailable, ValueError) as error:
+        raise Failure(f"cluster: {error}", USAGE_FAILURE) from None
 
 
 def _demand_valid(parse: object) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jumpvpn.audit.auditor import Outcome, Report, Verdict
+from jumpvpn.audit.auditor.owners import Tenure
 from jumpvpn.audit.auditor.rules import counted
 from jumpvpn.audit.auditor.rules import spans as runs_of
 from jumpvpn.audit.auditor.stats import EndStats, Spread, Stats
@@ -46,6 +47,8 @@ def print_report(report: Report) -> None:
     if report.events:
         console.print(_rules(report))
         console.print()
+    if any(report.ownership.values()):
+        _say(console, _ownership(report))
     for note in report.notes:
         _say(console, f"note: {note}", style="dim")
     _say(console, _total(report))
@@ -127,6 +130,16 @@ def _rules(report: Report) -> Table:
     return table
 
 
+def _ownership(report: Report) -> str:
+    found = report.ownership
+    parts = [counted(found["takeovers"], "takeover"), counted(found["adoptions"], "adoption")]
+    parts.append(f"{counted(found['tail_records'], 'record')} in {counted(found['tails'], 'tail')} written behind")
+    if found["unknown_versions"]:
+        parts.append(f"{counted(found['unknown_versions'], 'version')} known only to journals that are not here")
+    parts.append(f"{counted(found['dual_active'], 'finding')} of two owners at once")
+    return f"owners: {', '.join(parts)}"
+
+
 def _total(report: Report) -> Text:
     counts = ", ".join(f"{report.counts[o.value]} {o.value}" for o in Outcome if report.counts[o.value]) or "no chains"
     events = counted(report.events, "event")
@@ -153,6 +166,8 @@ def _print_story(console: Console, story: Story) -> None:
     facts += [f"unsettled for {span(unsettled)}"]
     facts.append(f"ended: {story.cause}" if story.cause else f"open in {spans[-1].state}" if spans else "")
     _say(console, "; ".join(facts))
+    for tenure in story.tenures if len(story.tenures) > 1 else ():
+        _say(console, f"  {_tenure(tenure)}")
     for moment in story.moments[:_MOMENTS_SHOWN]:
         line = Text(f"  {_clock(moment.time_ms)}  {'+' + span(moment.since_ms):>14}  ", style="dim")
         line.append(moment.text, style=_moment_style(moment.event))
@@ -161,6 +176,15 @@ def _print_story(console: Console, story: Story) -> None:
     if hidden > 0:
         _say(console, f"  and {hidden} more; --json has them", style="dim")
     console.print()
+
+
+def _tenure(tenure: Tenure) -> str:
+    behind = f", {counted(tenure.behind, 'record')} written behind" if tenure.behind else ""
+    unknown = f", {counted(tenure.unknown, 'version')} of it not here" if tenure.unknown else ""
+    versions = f"versions {tenure.first_version}-{tenure.last_version}"
+    times = f"{_clock(tenure.from_ms)} to {_clock(tenure.to_ms)}"
+    how = f"{tenure.begun} > {tenure.ended or 'open'}"
+    return f"owner {tenure.node}, epoch {tenure.term}: {versions}, {times}, {how}{behind}{unknown}"
 
 
 def _bar(story: Story, width: int) -> Text:

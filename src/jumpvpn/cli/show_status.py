@@ -11,20 +11,29 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from jumpvpn.cli.console import printable
 from jumpvpn.explain import units
 from jumpvpn.explain.styles import STATE_STYLES, TRANSPORT_STYLES
 
 Document = Mapping[str, Any]
 
-_NOTHING = "–"
+NOTHING = "–"  # what is not known
 _LEAST_INTERESTING_LOSS = 0.005
 # A budget is shown in red from here on: the next step spends the last of it.
 _NEARLY_SPENT = 0.8
+# A change reaches the shared store within this, or the store does not keep up.
+_LATE_MS = 1000
+CLUSTER_STYLES = {"serving": "green", "draining": "yellow", "fenced": "bold red"}
+GATEWAY_STYLES = {"current": "bold green", "standby": "green", "draining": "yellow", "silent": "red"}
 
 
 def status_view(document: Document) -> RenderableType:
     """Everything that one node says about itself."""
     parts: list[RenderableType] = [_node_line(document)]
+    if document.get("cluster"):
+        parts.append(_cluster_line(document["cluster"]))
+    if document.get("gateways"):
+        parts += [Text(), _gateways(document["gateways"])]
     sessions: Sequence[Document] = document.get("sessions") or []
     if not sessions:
         parts.append(Text("no session", style="dim"))
@@ -38,13 +47,13 @@ def status_view(document: Document) -> RenderableType:
 
 def span(milliseconds: float | None) -> str:
     """A length of time as people say it; a dash for what is not known."""
-    return _NOTHING if milliseconds is None else units.span(milliseconds)
+    return NOTHING if milliseconds is None else units.span(milliseconds)
 
 
 def amount(size: float | None) -> str:
     """Bytes in decimal units, as network people count."""
     if size is None:
-        return _NOTHING
+        return NOTHING
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -56,11 +65,56 @@ def _node_line(document: Document) -> Text:
     tun: Document = document.get("tun") or {}
     line = Text()
     line.append(f"{document.get('role', 'node')} {document.get('node', '')}", style="bold")
-    line.append(f"  process {document.get('pid', _NOTHING)}  version {document.get('version', _NOTHING)}", style="dim")
+    line.append(f"  process {document.get('pid', NOTHING)}  version {document.get('version', NOTHING)}", style="dim")
     if tun:
         addresses = " ".join(str(a) for a in tun.get("addresses") or ())
-        line.append(f"\ntunnel  {tun.get('name', _NOTHING)}  mtu {tun.get('mtu', _NOTHING)}  {addresses}")
+        line.append(f"\ntunnel  {tun.get('name', NOTHING)}  mtu {tun.get('mtu', NOTHING)}  {addresses}")
     return line
+
+
+def _cluster_line(cluster: Document) -> Text:
+    """A gateway's place in its cluster."""
+    state = str(cluster.get("state", "?"))
+    line = Text("cluster ")
+    line.append(str(cluster.get("name", "?")), style="bold")
+    line.append("  ")
+    line.append(state, style=CLUSTER_STYLES.get(state, ""))
+    if state == "fenced":
+        line.append("  no lease: nothing is forwarded until there is one again", style="red")
+    else:
+        line.append(f"  lease left {span(cluster.get('lease_left_ms'))}")
+    line.append(f"  sessions owned {_shown(cluster.get('sessions'))}  behind ")
+    append_behind(line, cluster)
+    return line
+
+
+def append_behind(line: Text, facts: Document) -> None:
+    """How many changes are durable at the gateway and not yet in the shared store, and since when."""
+    behind, oldest = facts.get("behind"), facts.get("behind_oldest_ms")
+    if not behind:
+        line.append("nothing" if behind == 0 else NOTHING)
+        return
+    is_late = oldest is not None and oldest > _LATE_MS
+    changes = "change" if behind == 1 else "changes"
+    line.append(f"{behind} {changes}, the oldest for {span(oldest)}", style="yellow" if is_late else "")
+
+
+def _gateways(gateways: Sequence[Document]) -> Table:
+    """The gateways that a client knows."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("gateway", "address", "state"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("rtt", justify="right", no_wrap=True)
+    for gateway in gateways:
+        state = str(gateway.get("state", "?"))
+        rtt = gateway.get("rtt_ms")
+        table.add_row(
+            Text(printable(str(gateway.get("name", "?"))), style="bold" if state == "current" else ""),
+            Text(printable(str(gateway.get("address") or NOTHING))),
+            Text(state, style=GATEWAY_STYLES.get(state, "")),
+            NOTHING if rtt is None else f"{rtt:.1f} ms",
+        )
+    return table
 
 
 def _session(session: Document) -> RenderableType:
@@ -84,7 +138,7 @@ def _headline(session: Document) -> Text:
     line.append("  ")
     line.append(state, style=STATE_STYLES.get(state, ""))
     line.append(f" for {span(session.get('state_age_ms'))}")
-    line.append(f"  epoch {session.get('epoch', _NOTHING)}  version {session.get('version', _NOTHING)}", style="dim")
+    line.append(f"  epoch {session.get('epoch', NOTHING)}  version {session.get('version', NOTHING)}", style="dim")
     line.append(f"  {session.get('last_reason') or ''}")
     return line
 
@@ -148,13 +202,13 @@ def _transports(transports: Sequence[Document]) -> Table:
 def _round_trip(transport: Document) -> Text:
     rtt, deviation = transport.get("rtt_ms"), transport.get("rtt_dev_ms")
     if rtt is None:
-        return Text(_NOTHING, style="dim")
+        return Text(NOTHING, style="dim")
     return Text(f"{rtt:.1f} ms" if deviation is None else f"{rtt:.1f} ± {deviation:.1f} ms")
 
 
 def _loss(ratio: float | None) -> Text:
     if ratio is None:
-        return Text(_NOTHING, style="dim")
+        return Text(NOTHING, style="dim")
     style = "" if ratio < _LEAST_INTERESTING_LOSS else "yellow" if ratio < 0.2 else "red"
     return Text(f"{ratio * 100:.1f} %", style=style)
 
@@ -183,4 +237,4 @@ def _pairs(counters: Document) -> Text:
 
 
 def _shown(value: Any) -> str:
-    return _NOTHING if value is None else str(value)
+    return NOTHING if value is None else str(value)

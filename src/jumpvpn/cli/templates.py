@@ -29,6 +29,7 @@ failback = "30s"            # return to a preferred network after it was stable 
 # deny = ["tag:metered"]
 # prefer = ["eth*", "wl*"]
 # tags = { "wwan*" = ["metered"] }
+# standby_gateways = 2      # at so many gateways beside the current one standby transports are kept validated
 
 [policy.observability]
 address_mode = "truncated"  # addresses in events: "full", "truncated" (network only) or "hmac"
@@ -42,15 +43,31 @@ RECORDING = """
 """
 
 
-def gateway(name: str, key_file: str) -> str:
-    """A gateway's file; ``key_file`` is relative to it."""
+STANDALONE = """
+# This gateway stands alone. "jumpvpn cluster init" writes files for several that share their sessions.
+"""
+
+
+def gateway(
+    name: str,
+    key_file: str,
+    *,
+    port: int = DEFAULT_PORT,
+    v6: bool = False,
+    masquerade: bool = True,
+    cluster: str = STANDALONE,
+) -> str:
+    """A gateway's file; ``key_file`` is relative to it; ``cluster`` stands where the tables for a cluster belong."""
+    is_masked = "true " if masquerade else "false"
+    more = f'"[::]:{port}"'
+    listen = f'"0.0.0.0:{port}", {more}]' if v6 else f'"0.0.0.0:{port}"]          # add {more} for IPv6'
     return f"""\
 # Jumping VPN gateway. Check with: jumpvpn config check THIS_FILE
 name = {_text(name)}
 private_key_file = {_text(key_file)}
 
 # UDP addresses to listen on. Open this port in the firewall.
-listen = ["0.0.0.0:{DEFAULT_PORT}"]          # add "[::]:{DEFAULT_PORT}" for IPv6
+listen = [{listen}
 
 state_dir = "/var/lib/jumpvpn"           # session records survive a restart here
 control = "/run/jumpvpn/gateway.sock"    # for jumpvpn status, events, down …
@@ -66,9 +83,9 @@ routes = ["0.0.0.0/0"]                   # what clients may reach through the tu
 
 [forward]
 enabled = true                           # forward inner packets to other networks
-masquerade = true                        # … under this machine's own address
+masquerade = {is_masked}                       # … under this machine's own address
 # interfaces = ["eth0"]                  # … only out of these
-
+{cluster}
 # One block per device that may connect; `jumpvpn init client` prints it.
 # [[device]]
 # name = "laptop"

@@ -1,4 +1,4 @@
-"""Commands that look at a running node: status, events, down."""
+"""Commands that look at a running node: status, cluster status, events, down."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import os
 import select
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -29,19 +31,35 @@ STOP_SECONDS = 15.0  # a node takes down its tunnel in well under a second; more
 _PLAIN_WIDTH = 140  # without a terminal nothing should be wrapped
 
 
-def show_status(path: Path, *, as_json: bool) -> None:
-    """Print one status document."""
-    document = with_node(path, lambda node: node.request("status"))
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A command of the node that reports, with its arguments, and how its answer is shown."""
+
+    command: str
+    view: Callable[[Mapping[str, Any]], RenderableType]
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    async def ask(self, node: ControlClient) -> Any:
+        """The node's answer. Raises Refused, NotRunning."""
+        return await node.request(self.command, **self.args)
+
+
+STATUS = Question("status", status_view)
+
+
+def show(path: Path, question: Question, *, as_json: bool) -> None:
+    """Print one answer."""
+    document = with_node(path, question.ask)
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        _console().print(status_view(document))
+        _console().print(question.view(document))
 
 
-def watch_status(path: Path, interval: float, *, as_json: bool) -> None:
-    """Show the status again and again until interrupted or the node is gone."""
+def watch(path: Path, question: Question, interval: float, *, as_json: bool) -> None:
+    """Show the answer again and again until interrupted or the node is gone."""
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_watch_json(path, interval) if as_json else _watch_live(path, interval))
+        asyncio.run(_watch_json(path, question, interval) if as_json else _watch_live(path, question, interval))
 
 
 def show_events(path: Path, last: int, *, follow: bool, as_json: bool) -> None:
@@ -71,29 +89,28 @@ def stop(path: Path) -> None:
         time.sleep(0.05)
 
 
-async def _watch_live(path: Path, interval: float) -> None:
+async def _watch_live(path: Path, question: Question, interval: float) -> None:
     console = _console()
     with Live(console=console, auto_refresh=False) as live:
         async with ControlClient(path) as node:
             while True:
                 try:
-                    document = await node.request("status")
+                    document = await question.ask(node)
                 except NotRunning as gone:
                     live.update(Text(str(gone), style="red"), refresh=True)
                     raise
                 hint = Text("Ctrl-C ends this view, not the node", style="dim")
                 if console.is_terminal:
-                    live.update(Group(status_view(document), Text(), hint), refresh=True)
+                    live.update(Group(question.view(document), Text(), hint), refresh=True)
                 else:
-                    console.print(status_view(document))
+                    console.print(question.view(document))
                 await asyncio.sleep(interval)
 
 
-async def _watch_json(path: Path, interval: float) -> None:
+async def _watch_json(path: Path, question: Question, interval: float) -> None:
     async with ControlClient(path) as node:
         while True:
-            document: Any = await node.request("status")
-            sys.stdout.write(json.dumps(document) + "\n")
+            sys.stdout.write(json.dumps(await question.ask(node)) + "\n")
             sys.stdout.flush()
             await asyncio.sleep(interval)
 

@@ -16,14 +16,25 @@ from jumpvpn.runtime.dataplane import CLOSE, LOCAL_ERRORS, Fact, Plane, Race, en
 from jumpvpn.session.reasons import Reason, reason_of_code
 from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, TransportId, Version
+from jumpvpn.wire.gateways import DRAIN, GATEWAYS, BadControl, Gateway, decode_drain, decode_gateways
 
 RESEND_SECONDS = 0.1  # a lost request or answer costs this much; bounded by the attempt's deadline
 _STATUS = ("committed", "challenge", "denied")
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a transport begins, from netlink, and the gateway (name and public key) to which it leads."""
+
+    interface: str
+    address: str
+    gateway: str
+    key: bytes
+
+
 @dataclass(slots=True)
 class Way:
-    """The socket behind one transport."""
+    """The socket behind one transport, and the gateway at its other end."""
 
     path: int
     socket: int
@@ -31,6 +42,8 @@ class Way:
     local: str
     interface: str
     opened_ns: int
+    gateway: str = ""
+    key: bytes = b""
 
 
 class ClientExecutor:
@@ -49,7 +62,10 @@ class ClientExecutor:
         self.ended: Callable[[Reason], None] = lambda _reason: None
         self.handshake_facts: Callable[[Fact], None] = lambda _fact: None
         self._resend: asyncio.TimerHandle | None = None
-        self.sources: dict[TransportId, tuple[str, str]] = {}  # interface and local address, from netlink
+        self.sources: dict[TransportId, Source] = {}
+        self.told_gateways: Callable[[tuple[Gateway, ...]], None] = lambda _gateways: None
+        self.malformed = 0  # control messages that could not be understood
+        self._birth = self._home = ""  # names of the gateways of the handshake and of the epoch in use
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -64,8 +80,22 @@ class ClientExecutor:
                 way.path = path
         if (way_of_birth := self.ways.get(born_on)) is not None:
             way_of_birth.path = BIRTH_PATH
-        for way in self.ways.values():
-            self._plane.set_path(handle, way.path, way.socket, way.peer)
+        self._birth = self._home = self.sources[born_on].gateway
+        self._set_all()
+
+    def _set_all(self) -> None:
+        """Tell the packet core where every path leads, those to the session's own gateway first."""
+        for way in sorted(self.ways.values(), key=lambda way: (way.gateway != self._home, way.path)):
+            self._set(way)
+
+    def _set(self, way: Way) -> None:
+        """The packet core takes a path for one of the epoch, to the gateway of the birth, unless it is told better."""
+        told: dict[str, Any] = {}
+        if way.gateway != self._birth:
+            told["gateway_key"] = way.key
+        if way.gateway != self._home:
+            told["standby"] = True
+        self._plane.set_path(self.handle, way.path, way.socket, way.peer, **told)
 
     def seal(self, secret: out.Secret | None, uid: str) -> bytes | None:
         """A client keeps no key material."""
@@ -95,8 +125,7 @@ class ClientExecutor:
                 self._stop_resending()
                 self._plane.abandon_reattach(self.handle)
             case out.FinishReattach():
-                self._stop_resending()
-                self._plane.finish_reattach(self.handle)
+                self._finish(order)
             case out.AskRekey():
                 self._plane.begin_rekey(self.handle)
             case out.FinishRekey():
@@ -119,7 +148,8 @@ class ClientExecutor:
                 self._plane.activate(self.handle, way.path)
 
     def _open(self, order: out.OpenPath) -> None:
-        interface, local = self.sources[order.transport]
+        source = self.sources[order.transport]
+        interface, local = source.interface, source.address
         bind = f"[{local}]:0" if ":" in local else f"{local}:0"
         try:
             self._prepare(interface)
@@ -128,10 +158,12 @@ class ClientExecutor:
             name = error_name(error.errno or 0)
             self._post(inp.SocketFailed(order.transport, name, local=True))
             return
-        way = Way(order.path, socket, order.peer, address, interface, clock.boot_time())
+        way = Way(
+            order.path, socket, order.peer, address, interface, clock.boot_time(), source.gateway, source.key
+        )  # fmt: skip
         self.ways[order.transport] = way
         if self.handle:
-            self._plane.set_path(self.handle, way.path, way.socket, way.peer)
+            self._set(way)
 
     def _close(self, order: out.ClosePath) -> None:
         way = self.ways.pop(order.transport, None)
@@ -151,6 +183,17 @@ class ClientExecutor:
             age_ms=order.age_ms, cause=order.cause.code, token=order.token, zero_rtt=True,
         )  # fmt: skip
         self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
+
+    def _finish(self, order: out.FinishReattach) -> None:
+        """The epoch of the new binding first: paths to its gateway cannot be probed under another one."""
+        self._stop_resending()
+        if order.handover == "same":
+            self._plane.finish_reattach(self.handle)
+            return
+        told: dict[str, Any] = {"handover": order.handover}
+        self._plane.finish_reattach(self.handle, **told)
+        self._home = self.sources[order.transport].gateway
+        self._set_all()
 
     def _ask_again(self) -> None:
         self.race.give(self._plane.resend_reattach, self.handle)  # the reply may be here, its fact not read yet
@@ -198,6 +241,8 @@ class ClientExecutor:
                 self._post(inp.PathSilent(self.uid, transport, fact[3], fact[4]))
             case "path_dead":
                 self._post(inp.PathDead(self.uid, transport, fact[3]))
+            case "standby_answered":
+                self._post(inp.StandbyAnswered(self.uid, transport, fact[4], bool(fact[5])))
             case "path_heard":
                 self._post(inp.PathHeard(self.uid, transport))
             case "hinted":
@@ -211,9 +256,17 @@ class ClientExecutor:
                 return
 
     def _control(self, fact: Fact) -> None:
-        _, _, _, kind, payload = fact
-        if kind == CLOSE and len(payload) == 2:
-            self._post(inp.PeerClosed(self.uid, _told(reason_of_code(int.from_bytes(payload, "big")))))
+        _, _, path, kind, payload = fact
+        transport = self._transport(path)
+        try:
+            if kind == CLOSE and len(payload) == 2:
+                self._post(inp.PeerClosed(self.uid, _told(reason_of_code(int.from_bytes(payload, "big")))))
+            elif kind == GATEWAYS:
+                self.told_gateways(decode_gateways(payload))
+            elif kind == DRAIN and transport is not None:  # without its path nobody knows who is to be left
+                self._post(inp.DrainTold(self.uid, transport, decode_drain(payload)))
+        except BadControl:
+            self.malformed += 1
 
     def _reattach_reply(self, fact: Fact) -> None:
         _, _, nonce_id, status, epoch, version, code, path, token = fact

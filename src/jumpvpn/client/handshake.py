@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from jumpvpn.values import SessionId, TransportId
 
 RESEND_SECONDS = 0.5  # the two datagrams of an offer are small; a gateway answers within one round trip
 TRANSPORT_SECONDS = 2.0  # then the next transport gets its turn
+SHORT_SECONDS = 1.0  # in the first round, while there are several gateways: the next one may be alive
 IDLE_SECONDS = 0.2  # nothing usable: look again (netlink says so sooner)
 
 
@@ -36,15 +38,20 @@ class NoAnswer(Exception):
 
 
 class Handshake:
-    """Runs offers over transports in the engine's order of choice."""
+    """Runs offers over transports in the engine's order of choice.
+
+    ``unanswered`` is called when all of them have been tried in vain: there may be other gateways to offer to.
+    """
 
     def __init__(
-        self, plane: Plane, engine: ClientEngine, executor: ClientExecutor, keys: dict[str, bytes], state_dir: Path
-    ) -> None:
+        self, plane: Plane, engine: ClientEngine, executor: ClientExecutor, state_dir: Path,
+        unanswered: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._plane = plane
         self._engine = engine
         self._executor = executor
-        self._keys = keys  # gateway name -> public key
+        self._unanswered = unanswered
+        self._patient = False
         self._stamp_file = state_dir / "last-handshake"
         self._offers: dict[int, TransportId] = {}
         self._facts: asyncio.Queue[Fact] = asyncio.Queue()
@@ -59,7 +66,7 @@ class Handshake:
                 while True:
                     choice = self._engine.first_choice(clock.boot_time(), tuple(tried))
                     if not isinstance(choice, Selected):
-                        tried.clear()
+                        self._round_over(tried)
                         await asyncio.sleep(IDLE_SECONDS)
                         continue
                     tried.append(choice.transport)
@@ -70,18 +77,32 @@ class Handshake:
         except TimeoutError:
             raise NoAnswer(_explanation(sorted(ever))) from None
 
+    def _round_over(self, tried: list[TransportId]) -> None:
+        if tried:
+            self._patient = True
+            self._unanswered()
+        tried.clear()
+
+    def _time(self) -> float:
+        """How long (s) this offer may take."""
+        gateways = {known.gateway for known in self._engine.transports.values() if known.usable}
+        return SHORT_SECONDS if len(gateways) > 1 and not self._patient else TRANSPORT_SECONDS
+
     async def _offer(self, transport: TransportId) -> Answer | None:
         way = self._executor.ways.get(transport)
         if way is None:
             return None
-        key = self._keys[self._engine.transports[transport].gateway]
         offer = self._plane.begin_handshake(
-            socket=way.socket, gateway=way.peer, gateway_key=key, timestamp_ns=self._next_timestamp(), credential=b""
+            socket=way.socket,
+            gateway=way.peer,
+            gateway_key=way.key,
+            timestamp_ns=self._next_timestamp(),
+            credential=b"",
         )
         self._offers[offer] = transport
         answer: Answer | None = None
         try:
-            async with asyncio.timeout(TRANSPORT_SECONDS):
+            async with asyncio.timeout(self._time()):
                 answer = await self._answered(offer, way)
         except TimeoutError:
             answer = None

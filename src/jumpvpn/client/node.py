@@ -8,17 +8,20 @@ import fnmatch
 import hashlib
 import ipaddress
 import secrets
-import socket
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-from jumpvpn.client.executor import ClientExecutor
+from jumpvpn.client import memory
+from jumpvpn.client.executor import ClientExecutor, Source
+from jumpvpn.client.gateways import PROTOCOL, KnownGateways, Situation, chosen
 from jumpvpn.client.handshake import Answer, Handshake, NoAnswer
-from jumpvpn.config import ClientConfig, decode_key, load_client, preferring, split_address
+from jumpvpn.client.names import Names
+from jumpvpn.config import ClientConfig, load_client, preferring, split_address
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outlook
 from jumpvpn.engine.client import ClientEngine
+from jumpvpn.policy.model import TransportPolicy
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.runtime import clock, journal, node, status
 from jumpvpn.runtime.checkpoints import CheckpointKeys
@@ -29,17 +32,19 @@ from jumpvpn.runtime.driver import Driver
 from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.keys import read_private_key
 from jumpvpn.runtime.netlink import NetMonitor
-from jumpvpn.runtime.netstate import IPAddress, NetFact, Usable, usable_transports
+from jumpvpn.runtime.netstate import NetFact, Usable, usable_transports
 from jumpvpn.runtime.recorder import Recorder
 from jumpvpn.runtime.routing import configure_tunnel, loosen_source_check, protect_inner_addresses, route_into_tunnel
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.records import Kept
 from jumpvpn.session.state import State
+from jumpvpn.transports.state import Condition
 from jumpvpn.values import SessionId, TransportId, Version
+from jumpvpn.wire.gateways import Gateway
 from jumpvpn.wire.welcome import BadWelcome, Welcome, decode_welcome
 
-PROTOCOL = "udp"
+NAMES_AGAIN_SECONDS = 30.0  # a gateway whose name is not found may be found when the network is another one
 EXIT_TERMINATED = 3  # the session ended by a rule; the reason is printed. 0: someone asked for it
 
 
@@ -56,7 +61,14 @@ class ClientNode:
         self._executor: ClientExecutor
         self._driver: Driver
         self._welcome: Welcome | None = None
-        self._addresses: list[tuple[str, IPAddress]] = []
+        self._gateways = KnownGateways(config.gateway)
+        self._names = Names()
+        self._monitor: NetMonitor
+        self._told = asyncio.Event()  # the cluster told its list
+        self._kept: tuple[Gateway, ...] = ()  # the list on disk
+        self._seen: tuple[str | None, frozenset[str], TransportPolicy] = (None, frozenset(), self._policy.transports)
+        self._leaving: set[str] = set()  # gateways that were given up because they leave, until the list changes
+        self._passed = 0  # gateways that were tried in vain before the birth
         self._complaint = ""
 
     async def run(self) -> int:
@@ -87,16 +99,20 @@ class ClientNode:
         self._plane_handle = plane
         executor = ClientExecutor(plane, config.mark, self._post, lambda name: loosen_source_check(owner, name))
         executor.ended = self._session_ended
+        executor.told_gateways = self._learn
         self._executor = executor
         self._driver = Driver(self._engine, executor, recorder)
+        self._driver.on_turn = self._follow_session
         node.on_signals(self._stop, self._reload)
         self._started()
         asyncio.get_running_loop().add_reader(plane.fact_fd, drain, plane, executor.consume)
         stack.callback(asyncio.get_running_loop().remove_reader, plane.fact_fd)
-        monitor = await stack.enter_async_context(NetMonitor())
-        self._addresses = await self._resolve()
-        self._network_changed(monitor, [])
-        jobs = (self._driver.run(), self._watch(monitor), self._be_born(owner, key), *recorder.jobs())
+        self._monitor = await stack.enter_async_context(NetMonitor())
+        await self._find_gateways()
+        self._network_changed([])
+        jobs = (
+            self._driver.run(), self._watch(), self._follow_list(), self._be_born(owner, key), *recorder.jobs(),
+        )  # fmt: skip
         async with node.background(*jobs, on_failure=self._failed):
             reason = await self._ended
             await asyncio.sleep(0)
@@ -117,8 +133,9 @@ class ClientNode:
     # --- birth -------------------------------------------------------------------------------------------------------
 
     async def _be_born(self, owner: Ownership, key: bytes) -> None:
-        keys = {gateway.name: decode_key(gateway.public_key) for gateway in self._config.gateway}
-        handshake = Handshake(self._plane_handle, self._engine, self._executor, keys, self._config.state_dir)
+        handshake = Handshake(
+            self._plane_handle, self._engine, self._executor, self._config.state_dir, self._pass_over
+        )  # fmt: skip
         device = hashlib.sha256(key).hexdigest()[:16]
         try:
             answer = await handshake.run(self._policy.session.handshake_timeout)
@@ -156,6 +173,7 @@ class ClientNode:
         inner = ", ".join(welcome.addresses)
         sys.stderr.write(f"jumpvpn: session {uid} with {welcome.gateway} over {answer.transport}, {inner}\n")
         self._recorder.keys.introduce()
+        self._learn(welcome.gateways)
         self._post(
             inp.HandshakeAnswered(
                 answer.session_id, answer.transport, answer.peer, device, policy, Version(welcome.version)
@@ -164,20 +182,35 @@ class ClientNode:
 
     # --- network -----------------------------------------------------------------------------------------------------
 
-    async def _watch(self, monitor: NetMonitor) -> None:
-        async for facts in monitor.changes():
-            self._network_changed(monitor, facts)
+    async def _watch(self) -> None:
+        async for facts in self._monitor.changes():
+            self._network_changed(facts)
 
-    def _network_changed(self, monitor: NetMonitor, facts: list[NetFact]) -> None:
-        usable = usable_transports(monitor.snapshot, self._addresses, self._allowed)
-        reachable = tuple(self._reachable(way) for way in usable)
-        for way, transport in zip(usable, reachable, strict=True):
-            self._executor.sources[transport.id] = (way.interface, str(way.source))
-        self._post(inp.TransportsChanged(reachable, _evidence(facts, set(self._engine.transports))))
+    def _network_changed(self, facts: list[NetFact]) -> None:
+        """Networks, gateways or what the session makes of them changed: tell the engine which transports there are."""
+        found = self._names.known(self._gateways.all)
+        every = usable_transports(self._monitor.snapshot, found, self._allowed)
+        wanted = self._wanted({name for name, _ in found}, tuple(sorted({way.interface for way in every})))
+        reachable = tuple(self._reachable(way) for way in every if way.gateway in wanted)
+        evidence = _evidence(facts, set(self._engine.transports))
+        unwanted = {_transport_id(way): inp.UNUSED for way in every if way.gateway not in wanted}
+        lost = {t: inp.UNUSED for t, known in self._engine.transports.items() if known.gateway not in wanted}
+        self._post(inp.TransportsChanged(reachable, {**lost, **evidence, **unwanted}))
+
+    def _wanted(self, found: set[str], interfaces: tuple[str, ...]) -> tuple[str, ...]:
+        """The gateways to keep transports to, of those whose address was ``found``."""
+        home, draining, _ = self._seen
+        used = {known.gateway for known in self._engine.transports.values() if known.condition is not Condition.GONE}
+        self._leaving = (self._leaving | draining) - (used - draining)
+        known = [gateway for gateway in self._gateways.all if gateway.name in found or gateway.name == home]
+        now = Situation(interfaces, home, frozenset(self._leaving), self._passed)
+        return chosen(known, self._engine.policy.transports, now)
 
     def _reachable(self, way: Usable) -> inp.Reachable:
-        identifier = TransportId(f"{way.interface}/{PROTOCOL}/{way.gateway}")
-        port = next(split_address(g.address)[1] for g in self._config.gateway if g.name == way.gateway)
+        known = self._gateways.named(way.gateway)
+        identifier = _transport_id(way)
+        self._executor.sources[identifier] = Source(way.interface, str(way.source), known.name, known.key)
+        port = split_address(known.address)[1]
         peer = f"[{way.address}]:{port}" if way.address.version == 6 else f"{way.address}:{port}"
         return inp.Reachable(identifier, way.interface, PROTOCOL, way.gateway, peer, str(way.source))
 
@@ -187,23 +220,64 @@ class ClientNode:
             return False
         return _matches(interface, rules.allow) and not _matches(interface, rules.deny)
 
-    async def _resolve(self) -> list[tuple[str, IPAddress]]:
-        """Gateway addresses, asked of the system's resolver before the tunnel exists. Raises StartFailed."""
-        found: list[tuple[str, IPAddress]] = []
-        failures: list[str] = []
-        for gateway in self._config.gateway:
-            host, port = split_address(gateway.address)
-            try:
-                answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            except OSError as error:
-                failures.append(f"{host}: {error.strerror}")
-                continue
-            addresses = {ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers}
-            first = min(addresses, key=lambda address: (address.version, address.packed))
-            found.append((gateway.name, first))
-        if not found:
+    # --- gateways ----------------------------------------------------------------------------------------------------
+
+    async def _find_gateways(self) -> None:
+        """Gateways of earlier runs, and everybody's address, before the tunnel exists. Raises StartFailed."""
+        try:
+            learned = memory.read(self._config.state_dir, self._gateways.configured_keys)
+        except memory.Damaged as damage:
+            sys.stderr.write(f"jumpvpn: {damage}\n")
+        else:
+            self._gateways.learn(learned)
+            self._kept = self._gateways.learned
+        failures = await self._names.find(self._gateways.all)
+        if not self._names.known(self._gateways.all):
             raise StartFailed(f"no gateway name can be resolved ({'; '.join(failures)}); check [[gateway]] address")
-        return found
+
+    def _learn(self, told: tuple[Gateway, ...]) -> None:
+        """The cluster told its list. A standalone gateway has none: what is known stays."""
+        if told:
+            self._gateways.learn(told)
+            self._leaving.clear()  # who left may be back, and says so itself when it is asked
+            self._told.set()
+
+    async def _follow_list(self) -> None:
+        """Find the gateways of each new list, and keep it for the next start. A name that fails is asked for again."""
+        failures: list[str] = []
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NAMES_AGAIN_SECONDS if failures else None):
+                    await self._told.wait()
+            self._told.clear()
+            await self._remember()
+            failures = await self._names.find(self._gateways.all)
+            self._network_changed([])
+
+    async def _remember(self) -> None:
+        keys, learned = self._gateways.configured_keys, self._gateways.learned
+        if learned == self._kept:
+            return
+        self._kept = learned
+        try:
+            await asyncio.to_thread(memory.write, self._config.state_dir, keys, learned)
+        except OSError as error:
+            sys.stderr.write(f"jumpvpn: cannot keep the list of gateways in {self._config.state_dir}: {error}\n")
+
+    def _follow_session(self) -> None:
+        """The session moved to another gateway, one wants to be left, or policy changed: other standbys are wanted."""
+        engine = self._engine
+        home, draining = engine.book.home(engine.session), frozenset(engine.book.gateways.draining)
+        seen = (home, draining, engine.policy.transports)
+        if seen != self._seen:
+            self._seen = seen
+            self._gateways.hold(home)
+            self._network_changed([])
+
+    def _pass_over(self) -> None:
+        """None of the gateways that are tried answered: the next ones get their turn."""
+        self._passed += 1
+        self._network_changed([])
 
     # --- control -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +289,10 @@ class ClientNode:
 
     async def _status(self, _args: Any) -> Any:
         handle, late = self._executor.handle, self._executor.race.lost
-        return status.of_client(self._engine, handle, self._plane_handle, self._config, self._welcome, late)
+        known = [(gateway.name, gateway.address) for gateway in self._gateways.all]
+        return status.of_client(
+            self._engine, handle, self._plane_handle, self._config, self._welcome, late, known, self._executor.malformed
+        )  # fmt: skip
 
     async def _outlook(self, args: Any) -> Any:
         now = clock.now()
@@ -288,6 +365,10 @@ class ClientNode:
         if reason in (Reason.HANDSHAKE_TIMEOUT, Reason.HANDSHAKE_FAILED):
             return 1
         return 0 if asked else EXIT_TERMINATED
+
+
+def _transport_id(way: Usable) -> TransportId:
+    return TransportId(f"{way.interface}/{PROTOCOL}/{way.gateway}")
 
 
 def _matches(interface: str, patterns: Iterable[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
@@ -77,8 +77,8 @@ class ClientEngine:
         return min(self.seat.wakeups(self.plans.waits(self.seat.session, self.seat.seen)), default=None)
 
     def first_choice(self, now: Instant, tried: tuple[TransportId, ...]) -> Choice:
-        """The transport for the handshake."""
-        candidates = self.book.candidates(self.policy, tried, now)
+        """The transport for the handshake: what shares neither network nor gateway with those ``tried`` comes first."""
+        candidates = self.book.candidates(self.policy, tried, now, None)
         return choose(candidates, Wish(urgent=True), Budget((), None), self.policy, now)
 
     # --- birth -------------------------------------------------------------------------------------------------------
@@ -125,6 +125,8 @@ class ClientEngine:
                 turn.outputs += self._reachable_changed(event, turn, now.boot)
             case inp.PathValidated():
                 return self._path_validated(event, turn)
+            case inp.StandbyAnswered() | inp.DrainTold():
+                self._gateway_fact(event, turn)
             case inp.PathMeasured():
                 self._path_measured(event, turn)
             case inp.PathSilent() | inp.PathDead() | inp.PathHeard() | inp.Hinted() | inp.SocketFailed():
@@ -148,9 +150,24 @@ class ClientEngine:
     def _reachable_changed(self, change: inp.TransportsChanged, turn: Turn | None, now: Instant) -> list[Output]:
         reachable = {seen.id: seen for seen in change.reachable}
         outputs: list[Output] = []
-        for transport_id in sorted(set(self.transports) | set(reachable)):
+        for transport_id in self._in_order(set(self.transports) | set(reachable), reachable, turn):
             outputs += self._one_reachable(transport_id, reachable.get(transport_id), change, turn, now)
+        self.book.forget(_named(turn.session) if turn is not None else ())
         return outputs
+
+    def _in_order(
+        self, transports: set[TransportId], reachable: dict[TransportId, inp.Reachable], turn: Turn | None
+    ) -> list[TransportId]:
+        """What is gone first, as it frees path indexes; then the session's own gateway, which has a right to them."""
+        home = self.book.home(turn.session) if turn is not None else None
+
+        def place(transport: TransportId) -> tuple[int, TransportId]:
+            seen = reachable.get(transport)
+            if home is None or len({t.gateway for t in reachable.values()} | {home}) == 1:
+                return 0, transport
+            return (0 if seen is None else 1 if seen.gateway == home else 2), transport
+
+        return sorted(transports, key=place)
 
     def _one_reachable(
         self,
@@ -161,7 +178,7 @@ class ClientEngine:
         now: Instant,
     ) -> list[Output]:
         known = self.book.here(transport_id)
-        moved = known is not None and seen is not None and known.local != seen.local
+        moved = known is not None and seen is not None and self._moved(known, seen, turn)
         outputs: list[Output] = []
         if known is not None and (seen is None or moved):
             evidence = change.evidence.get(transport_id, "address" if moved else "link")
@@ -172,8 +189,13 @@ class ClientEngine:
                 self._note_candidate(turn, seen.id, "added", "")
         return outputs
 
+    def _moved(self, known: Transport, seen: inp.Reachable, turn: Turn | None) -> bool:
+        """Whether another socket is needed. The session's own gateway is where it answered, whatever a list says."""
+        elsewhere = turn is None or self.book.is_away(known, turn.session)
+        return known.local != seen.local or (elsewhere and known.peer != seen.peer)
+
     def _gone(self, known: Transport, evidence: str, turn: Turn | None, now: Instant) -> list[Output]:
-        orders = self.book.vanish(known, self.policy.switching, now)
+        orders = self.book.vanish(known, None if evidence == inp.UNUSED else self.policy.switching, now)
         if turn is not None:
             self._lost(known, evidence, 0, turn)
             self._note_candidate(turn, known.id, "removed", evidence)
@@ -185,9 +207,29 @@ class ClientEngine:
             return None
         if not known.validated:
             self._note_candidate(turn, known.id, "validated", "")
+        if self.book.is_away(known, turn.session):  # an answer to what was sent before the session left that gateway
+            self.book.keep(transport_facts.hinted(known, turn.now))
+            turn.feed()
+            return None
         self.book.keep(transport_facts.validated(known, fact.peer, fact.rtt_ns, turn.now))
         turn.feed()
         return Proof(fact.transport, fact.peer, fact.rtt_ns)
+
+    def _gateway_fact(self, fact: inp.StandbyAnswered | inp.DrainTold, turn: Turn) -> None:
+        known = self.book.here(fact.transport)
+        match fact:
+            case inp.DrainTold() if known is not None:
+                self.book.gateways.drains(known.gateway, on=fact.on)
+            case inp.StandbyAnswered() if known is not None and self.book.is_away(known, turn.session):
+                self._standby_answered(known, fact, turn)
+        turn.feed()  # an answer of the session's own gateway was asked for before the session came to it
+
+    def _standby_answered(self, known: Transport, fact: inp.StandbyAnswered, turn: Turn) -> None:
+        if not known.validated:
+            self._note_candidate(turn, known.id, "validated", "")
+        self.book.gateways.drains(known.gateway, on=fact.draining)
+        self.book.keep(transport_facts.standby_answered(known, fact.rtt_ns, turn.now))
+        turn.outputs += self.book.tune(self.transports[known.id], turn.session)
 
     def _path_measured(self, fact: inp.PathMeasured, turn: Turn) -> None:
         known = self.transports.get(fact.transport)
@@ -212,6 +254,9 @@ class ClientEngine:
         match fact:
             case inp.PathSilent():
                 self.book.keep(transport_facts.fell_silent(known, now))
+                bound = turn.session.binding
+                if bound is not None and bound.transport == known.id:
+                    self.plans.ask_elsewhere(turn)
                 self.plans.unstable_at = now if known.id == turn.session.incumbent else self.plans.unstable_at
                 data = {"silent_ms": milliseconds(fact.silent_ns), "limit_ms": milliseconds(fact.limit_ns)}
                 turn.feed(ev.InstabilitySeen(known.id, silence_reason(turn.session.policy, fact.limit_ns), data))
@@ -256,7 +301,7 @@ class ClientEngine:
             turn.feed(ev.TransportDied(transport, evidence, age_ms))
             return
         turn.feed()
-        if before.condition is Condition.DEAD:
+        if before.condition is Condition.DEAD or evidence == inp.UNUSED:
             return
         data = {"evidence": evidence, "age_ms": age_ms, "was_active": False}
         turn.note(
@@ -287,9 +332,12 @@ class ClientEngine:
         learned = stale and (answer.version > session.peer_version or answer.epoch >= self._proposed)
         self._proposed = max(self._proposed, answer.epoch) if stale else self._proposed
         self.plans.corrected = learned
-        self.book.keep(transport_facts.hinted(self.transports[answer.transport], turn.now))
+        known = self.transports[answer.transport]
+        self.book.keep(transport_facts.hinted(known, turn.now))
+        if answer.reason is Reason.GATEWAY_DRAIN:
+            self.book.gateways.drains(known.gateway, on=True)
         if not learned:
-            self.plans.refused(turn.now, urgent=session.binding is None)
+            self.book.gateways.refused(known.gateway, turn.now, urgent=session.binding is None)
         told = answer.version if stale else None
         turn.feed(ev.SwitchDenied(denial(answer.reason), {"to_id": answer.transport, "by": "gateway"}, told))
 
@@ -322,7 +370,7 @@ class ClientEngine:
         turn.feed(ev.KeysRotated(answer.epoch))
         if turn.session.epoch > before:
             self._proposed = max(self._proposed, turn.session.epoch)
-            self.book.new_epoch()
+            self.book.new_epoch(self.book.home(turn.session) or "")
             turn.outputs.append(out.FinishRekey())
 
     # --- turns -------------------------------------------------------------------------------------------------------
@@ -365,11 +413,19 @@ class ClientEngine:
         self.plans.bound(self.transports[effect.transport].path)
         if before.state is State.BIRTH or effect.epoch == before.epoch:
             return [out.Activate(turn.session.uid, effect.transport, effect.peer)]
-        self.plans.granted()
+        here, left = self.transports[effect.transport].gateway, self.book.home(before)
+        handover = self._handover(here, left)
         self.plans.rekey_asked = None
-        self.book.new_epoch()
-        self.book.epoch_agreed()
-        return [out.FinishReattach(effect.transport), *self.book.open_waiting(turn.session)]
+        self.book.gateways.granted(here)
+        self.book.new_epoch(here)
+        self.book.epoch_agreed(here)
+        return [out.FinishReattach(effect.transport, handover), *self.book.open_waiting(turn.session)]
+
+    def _handover(self, here: str, left: str | None) -> Literal["same", "lost", "drained"]:
+        """What becomes of the epoch with the gateway that was ``left``: one that may wake up must not be heard."""
+        if left is None or left == here:
+            return "same"
+        return "drained" if left in self.book.gateways.draining else "lost"
 
     def _ask(self, turn: Turn, transport: TransportId, cause: Reason) -> out.AskReattach:
         session = turn.session
@@ -397,3 +453,12 @@ class ClientEngine:
     def _note_candidate(self, turn: Turn, transport: TransportId, change: str, code: str) -> None:
         data = {"change": change, "code": code}
         turn.note(DomainEvent("transport.candidate", "N", transport=TransportView(transport), data=data))
+
+
+def _named(session: Session) -> tuple[TransportId | None, ...]:
+    """Transports that the session's record names: they are never forgotten."""
+    bound, attempt, wish = session.binding, session.attempt, session.want
+    return (
+        session.incumbent, *session.tried, bound.transport if bound is not None else None,
+        attempt.transport if attempt is not None else None, wish.target if wish is not None else None,
+    )  # fmt: skip

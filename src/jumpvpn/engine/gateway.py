@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from jumpvpn.engine import gateway_facts as facts
 from jumpvpn.engine import gateway_plans as plans
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
-from jumpvpn.engine.liveness import silence_reason
+from jumpvpn.engine import takeover
+from jumpvpn.engine.alarms import Alarms
 from jumpvpn.engine.outputs import Output, Secret
 from jumpvpn.engine.place import Place
 from jumpvpn.engine.seat import Seat, Turn
 from jumpvpn.policy.model import Policy
 from jumpvpn.session import effects as fx
 from jumpvpn.session import events as ev
-from jumpvpn.session.machine import birth
-from jumpvpn.session.reasons import Reason, reason_of_code
+from jumpvpn.session.machine import birth, step
+from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.validation import ReattachRequest, Verdict, validate
-from jumpvpn.transports import state as transport_facts
-from jumpvpn.transports.state import Transport
 from jumpvpn.values import MILLISECOND, DomainEvent, Instant, Now, TransportId
 
 UNBOUND = (out.ChallengeReattach, out.RefuseReattach, out.TuneLiveness)  # orders that depend on no commit
@@ -35,6 +35,8 @@ class GatewayEngine:
         self.places: dict[str, Place] = {}
         self._by_device: dict[bytes, str] = {}
         self._births: dict[str, int] = {}
+        self.draining = False
+        self.alarms = Alarms()
 
     # --- what the shell asks -----------------------------------------------------------------------------------------
 
@@ -52,6 +54,14 @@ class GatewayEngine:
                 return self._restored(event, now)
             case inp.ReattachAsked() if event.uid is None or event.uid not in self.places:
                 return self._unknown(event)
+            case inp.TakeoverAsked():
+                return self._takeover_asked(event, now)
+            case inp.OwnerElsewhere():
+                return self._owner_elsewhere(event, now)
+            case inp.LeaseEnded():
+                return self._lease_ended(event, now)
+            case inp.DrainWished():
+                return self._drain_wished(event)
             case inp.CommitEnded():
                 return self._commit_ended(event, now)
             case inp.Tick():
@@ -63,7 +73,7 @@ class GatewayEngine:
 
     def next_wakeup(self) -> Instant | None:
         """When the engine wants a ``Tick`` although nothing happened."""
-        return min((at for place in self.places.values() for at in plans.moments(place)), default=None)
+        return self.alarms.next()
 
     # --- births ------------------------------------------------------------------------------------------------------
 
@@ -72,6 +82,8 @@ class GatewayEngine:
             data = {"step": "handshake", "count": 1, "source_prefix": offer.peer}
             event = DomainEvent("security.validation_failed", "N", reason=Reason.UNKNOWN_DEVICE.value, data=data)
             return [out.Emit((event,)), out.RefuseHandshake(offer.handshake)]
+        if self.draining:  # silently: the client offers itself to the next gateway of its list
+            return [out.RefuseHandshake(offer.handshake)]
         first = birth(offer.session_id, Role.GATEWAY, self.policy, now.boot, offer.device)
         uid = first.session.uid
         place = Place(Seat(first.session), offer.device_key, birth_peer=offer.peer)
@@ -93,20 +105,99 @@ class GatewayEngine:
     def _restored(self, restored: inp.SessionRestored, now: Now) -> list[Output]:
         """A record from before this process: the keys of its epoch must never send again, so the binding is gone."""
         session = restored.session
+        if session.uid in self.places:
+            return []
         # The nonces that were seen are forgotten: what was asked before now could be a copy.
         place = Place(
-            Seat(session),
-            restored.device_key,
-            owner_epoch=session.owner_epoch + 1,
-            asked_age_ms=_age_ms(session, now.boot) + 1,
-        )
+            Seat(session), restored.device_key, claim=takeover.claim_after(restored),
+            asked_age_ms=takeover.age_ms(session, now.boot) + 1,
+        )  # fmt: skip
+        return self._take_place(place, now, superseded=restored.superseded)
+
+    def _take_place(self, place: Place, now: Now, *, superseded: bool = False) -> list[Output]:
+        """Begin to own what another run or another node owned; the claim is the first commit."""
+        session = place.seat.session
         self.places[session.uid] = place
-        rival = self.session(self._by_device.get(restored.device_key, ""))
-        if rival is None or rival.born_at < session.born_at:
-            self._by_device[restored.device_key] = session.uid
+        rival = self.session(self._by_device.get(place.device, ""))
+        if rival is None or (not superseded and rival.born_at < session.born_at):
+            self._by_device[place.device] = session.uid
         if session.incumbent is not None:
             place.see(session.incumbent, session.binding.peer if session.binding is not None else "", now.boot)
         return self._for_place(place, inp.Tick(), now)
+
+    # --- ownership ---------------------------------------------------------------------------------------------------
+
+    def _takeover_asked(self, asked: inp.TakeoverAsked, now: Now) -> list[Output]:
+        """A request with its proof is the client's word that it has left its binding: the session moves here.
+
+        It is validated as it will be met after the claim; what would be refused then does not move the session at all.
+        """
+        request, session = asked.request, asked.session
+        mine = self.places.get(session.uid)
+        if mine is not None:
+            return self._for_place(mine, request, now)
+        claim = takeover.claim_for(asked)
+        verdict = self._verdict_ahead(asked, claim, now)
+        if not verdict.passed:
+            return self._turned_away(asked, verdict, now)
+        place = Place(Seat(session), asked.device_key, claim=claim, claimant=asked)
+        outputs = self._take_place(place, now)
+        return outputs + (self._for_place(place, request, now) if self.places.get(session.uid) is place else [])
+
+    def _verdict_ahead(self, asked: inp.TakeoverAsked, claim: ev.OwnerChanged, now: Now) -> Verdict:
+        if self.draining:
+            return Verdict(2, Reason.NOT_OWNER)
+        request = takeover.request_of(asked.request, address_validated=asked.request.token_ok)
+        return validate(takeover.as_claimed(asked.session, claim), request, now, owned=True)
+
+    def _turned_away(self, asked: inp.TakeoverAsked, verdict: Verdict, now: Now) -> list[Output]:
+        """The session stays where it is; a proved client is told why."""
+        request, session = asked.request, asked.session
+        release = out.ReleaseSession(session.uid, session.id)
+        if verdict.reason is Reason.ADDRESS_UNVALIDATED:
+            return [out.ChallengeReattach(request.request), release]
+        assert verdict.reason is not None
+        refused = ev.ReattachRefused(request.transport, verdict.step, verdict.reason, request.nonce_id, request.proof)
+        told = step(session, refused, now.boot).events
+        answer = request.proof and request.fresh_nonce
+        version = int(session.bound_version)
+        return [out.Emit(told), out.RefuseReattach(request.request, verdict.reason, version, answer), release]
+
+    def _owner_elsewhere(self, seen: inp.OwnerElsewhere, now: Now) -> list[Output]:
+        """The record has another owner: nothing that this node still does for the session counts."""
+        place = self.places.get(seen.uid)
+        if place is None or seen.owner_epoch <= place.seat.session.owner_epoch:
+            return []
+        pending = place.seat.pending
+        if seen.owner == "" and pending is not None and pending.session.state is State.TERMINATED:
+            return []  # this node's own end of it
+        return self._let_go(place, Reason.NOT_OWNER, now, {})
+
+    def _lease_ended(self, ended: inp.LeaseEnded, now: Now) -> list[Output]:
+        outputs: list[Output] = []
+        for place in list(self.places.values()):
+            outputs += self._let_go(place, Reason.LEASE_LOST, now, {"stopped_forwarding_mono_ms": ended.stopped_ms})
+        return outputs
+
+    def _let_go(self, place: Place, code: Reason, now: Now, told: dict[str, Any]) -> list[Output]:
+        """Row 32: forget the session without a word to the client, and say so. A commit under way decides nothing."""
+        session = place.seat.session
+        outputs: list[Output] = []
+        if session.state.live:
+            events = step(session, ev.LeaseLost(session.owner_epoch), now.boot).events
+            data = {"code": code.value, **told}
+            outputs.append(out.Emit(tuple(event.showing(event.transport, {**event.data, **data}) for event in events)))
+        undecided = [event.request for event in place.seat.waiting if isinstance(event, inp.ReattachAsked)]
+        undecided += [place.request] if place.request is not None else []
+        version = int(session.bound_version)
+        outputs += [out.RefuseReattach(request, code, version, answer=False) for request in undecided]
+        self._forget(session.uid)
+        return [*outputs, out.ReleaseSession(session.uid, session.id, elsewhere=code is not Reason.LEASE_LOST)]
+
+    def _drain_wished(self, wish: inp.DrainWished) -> list[Output]:
+        self.draining = wish.on
+        data = {"state": "on" if wish.on else "off", "sessions": len(self.places)}
+        return [out.Emit((DomainEvent("cluster.drain", "N", data=data),))]
 
     # --- inputs ------------------------------------------------------------------------------------------------------
 
@@ -125,13 +216,13 @@ class GatewayEngine:
             case inp.ReattachAsked():
                 self._reattach_asked(place, event, turn, now)
             case inp.PathValidated():
-                self._path_validated(place, event, turn)
+                facts.path_validated(place, event, turn)
             case inp.PathMeasured():
-                self._path_measured(place, event, turn)
+                facts.path_measured(place, event, turn)
             case inp.PathSilent() | inp.PathDead() | inp.PathHeard():
-                self._liveness_fact(place, event, turn)
+                facts.liveness_fact(place, event, turn)
             case inp.PeerMoved():
-                self._peer_moved(place, event, turn)
+                turn.feed(ev.PeerAddressChanged(event.transport, event.old, event.new))
             case inp.RekeyAsked():
                 self._rekey_asked(place, event, turn)
             case inp.PeerClosed():
@@ -159,11 +250,7 @@ class GatewayEngine:
         turn.feed()
         known = place.transports.get(asked.transport)
         proved = asked.token_ok or (known is not None and known.validated and known.peer == asked.peer)
-        request = ReattachRequest(
-            transport=asked.transport, peer=asked.peer, proof=asked.proof, fresh_nonce=asked.fresh_nonce,
-            nonce_id=asked.nonce_id, epoch=asked.epoch, expected_version=asked.expected_version,
-            age_ms=asked.age_ms, cause=reason_of_code(asked.cause), address_validated=proved,
-        )  # fmt: skip
+        request = takeover.request_of(asked, address_validated=proved)
         verdict = validate(turn.session, request, now, owned=True)
         if verdict.passed:
             self._grant(place, asked, request, turn)
@@ -173,7 +260,7 @@ class GatewayEngine:
             self._refuse(place, asked, verdict, turn)
         if asked.proof:
             tolerance = turn.session.policy.security.reattach_max_age // MILLISECOND
-            latest = _age_ms(turn.session, turn.now) + tolerance
+            latest = takeover.age_ms(turn.session, turn.now) + tolerance
             place.asked_age_ms = max(place.asked_age_ms, min(asked.age_ms, latest))
 
     def _grant(self, place: Place, asked: inp.ReattachAsked, request: ReattachRequest, turn: Turn) -> None:
@@ -204,82 +291,6 @@ class GatewayEngine:
         refuse = out.RefuseReattach(asked.request, Reason.UNKNOWN_SESSION, 0, answer=False)
         return [out.Emit((event,)), refuse]
 
-    def _path_validated(self, place: Place, fact: inp.PathValidated, turn: Turn) -> None:
-        known = place.see(fact.transport, fact.peer, turn.now)
-        place.validate(known, fact.peer, fact.rtt_ns, turn.now)
-        turn.outputs += place.tune(known.id, turn.session)
-        self._return_by(fact, turn, known)
-        attempt = turn.session.attempt
-        if (
-            attempt is None
-            or attempt.transport != fact.transport
-            or plans.asked_address(turn.session) not in (None, fact.peer)
-        ):
-            turn.feed()
-        elif attempt.kind is AttemptKind.REVALIDATE:
-            turn.feed(ev.IncumbentRevalidated(fact.transport, fact.peer, fact.rtt_ns))
-        elif plans.may_rebind(turn.session, turn.now):
-            turn.feed(ev.RebindingValidated(fact.transport, fact.peer, fact.rtt_ns))
-        else:
-            turn.feed(ev.SwitchDenied(Reason.SWITCH_RATE_LIMITED, {"to_id": fact.transport, "rule": "rebinding"}))
-
-    def _return_by(self, fact: inp.PathValidated, turn: Turn, known: Transport) -> None:
-        """Begin the attempt that this proof answers, if the session waits for it and none runs."""
-        session = turn.session
-        bound = session.binding
-        if session.incumbent != fact.transport or known.needs_epoch:
-            return
-        if bound is not None and bound.peer != fact.peer:
-            self._return_elsewhere(fact, bound.peer, turn)
-        elif bound is None and session.state is State.DEGRADED:
-            turn.feed(ev.ConditionMet(fact.transport, "incumbent_answers"))
-            if turn.session.state is State.RECOVERING:
-                turn.feed(plans.attempt(turn.session, AttemptKind.REVALIDATE, fact.transport, turn.now))
-
-    def _return_elsewhere(self, fact: inp.PathValidated, old: str, turn: Turn) -> None:
-        """The bound transport answers from a new address: that is a rebinding, whatever was being proved."""
-        if not plans.may_rebind(turn.session, turn.now):
-            return
-        if turn.session.state in (State.ATTACHED, State.VOLATILE):
-            turn.feed(ev.PeerAddressChanged(fact.transport, old, fact.peer))
-        elif turn.session.state is State.DEGRADED:
-            turn.feed(ev.ConditionMet(fact.transport, "rebinding_answers"))
-        attempt = turn.session.attempt
-        if attempt is not None and attempt.transport == fact.transport and attempt.peer != fact.peer:
-            turn.feed(ev.AttemptFailed(attempt.transport, Reason.NAT_REBINDING))
-        if turn.session.state is State.RECOVERING and turn.session.attempt is None:
-            turn.feed(plans.attempt(turn.session, AttemptKind.REBIND, fact.transport, turn.now, fact.peer))
-
-    def _path_measured(self, place: Place, fact: inp.PathMeasured, turn: Turn) -> None:
-        known = place.see(fact.transport, "", turn.now)
-        updated = transport_facts.measured(known, fact.rtt_ns, fact.rtt_dev_ns, fact.loss_up, fact.loss_down)
-        place.transports[known.id] = updated
-        turn.outputs += place.tune(known.id, turn.session)
-        turn.feed()
-
-    def _liveness_fact(self, place: Place, fact: Any, turn: Turn) -> None:
-        known = place.see(fact.transport, "", turn.now)
-        now, switching = turn.now, turn.session.policy.switching
-        match fact:
-            case inp.PathSilent():
-                place.transports[known.id] = transport_facts.fell_silent(known, now)
-                data = {"silent_ms": fact.silent_ns / MILLISECOND, "limit_ms": fact.limit_ns / MILLISECOND}
-                turn.feed(ev.InstabilitySeen(known.id, silence_reason(turn.session.policy, fact.limit_ns), data))
-            case inp.PathDead():
-                place.transports[known.id] = transport_facts.died(known, now, switching)
-                attempt = turn.session.attempt
-                if attempt is not None and attempt.transport == known.id:
-                    turn.feed(ev.AttemptFailed(known.id, Reason.TRANSPORT_DEAD))
-                bound = turn.session.binding
-                dead = ev.TransportDied(known.id, "silence", fact.silent_ns // MILLISECOND)
-                turn.feed(*([dead] if bound is not None and bound.transport == known.id else []))
-            case _:
-                place.transports[known.id] = transport_facts.heard(known, now)
-                turn.feed()
-
-    def _peer_moved(self, place: Place, fact: inp.PeerMoved, turn: Turn) -> None:
-        turn.feed(ev.PeerAddressChanged(fact.transport, fact.old, fact.new))
-
     def _rekey_asked(self, place: Place, asked: inp.RekeyAsked, turn: Turn) -> None:
         before = turn.session.epoch
         turn.feed(ev.KeysRotated(asked.epoch))
@@ -299,10 +310,14 @@ class GatewayEngine:
 
     def _tick(self, now: Now) -> list[Output]:
         outputs: list[Output] = []
-        for place in list(self.places.values()):
-            if any(now.boot >= at for at in plans.moments(place)):
+        for uid in self.alarms.take_due(now.boot):
+            if (place := self.places.get(uid)) is not None:
                 outputs += self._for_place(place, inp.Tick(), now)
         return outputs
+
+    def watch_clock(self, place: Place) -> None:
+        """Note when the session wants to be looked at, after whatever may have moved that."""
+        self.alarms.set(place.seat.session.uid, min(plans.moments(place), default=None))
 
     # --- turns -------------------------------------------------------------------------------------------------------
 
@@ -311,7 +326,9 @@ class GatewayEngine:
             turn.follow(event)
         plans.challenge_silent(place, turn)
         orders = [order for effect in turn.effects for order in self._order(place, effect, turn)]
-        return place.seat.close(turn, orders)
+        outputs = place.seat.close(turn, orders)
+        self.watch_clock(place)
+        return outputs
 
     def _next_event(self, place: Place, turn: Turn) -> ev.Event | None:
         if turn.session.state.live:
@@ -353,34 +370,44 @@ class GatewayEngine:
         if place is None or place.seat.pending is None or ended.serial != place.seat.serial:
             return []
         turn = place.seat.settle(now.boot, committed=ended.result == "committed")
+        self.watch_clock(place)
         if ended.result == "committed":
-            place.granted = None
+            place.granted = place.claimant = None
             outputs = list(turn.outputs)
             if self._births.pop(ended.uid, None) is not None:
                 outputs += self._born(ended.uid, now)
             if turn.session.state is State.TERMINATED:
                 self._forget(ended.uid)
                 return outputs
+        elif place.claimant is not None:
+            return self._claim_lost(place.claimant, ended)
         else:
             outputs = self._commit_lost(place, turn, ended)
         return outputs + self._after_commit(place, now)
+
+    def _claim_lost(self, asked: inp.TakeoverAsked, ended: inp.CommitEnded) -> list[Output]:
+        """Somebody else moved the record, or the store is away: nothing is owned here.
+
+        After a conflict the request is forgotten in silence: the client repeats it, and the record is read again.
+        """
+        session, conflict = asked.session, ended.result == "conflict"
+        event = _rejected(session, unavailable=not conflict)
+        version, number = int(session.bound_version), asked.request.request
+        refuse = out.RefuseReattach(number, Reason(event.reason), version, answer=not conflict)
+        self._forget(session.uid)
+        return [out.Emit((event,)), refuse, out.ReleaseSession(session.uid, session.id)]
 
     def _commit_lost(self, place: Place, turn: Turn, ended: inp.CommitEnded) -> list[Output]:
         """Nothing happened: tell nobody, keep the old record, and say so."""
         if place.granted is not None:
             place.transports[place.granted.id] = place.granted
         place.request = place.granted = None
-        unavailable = ended.result == "unavailable"
-        reason = Reason.STORE_UNAVAILABLE if unavailable else Reason.ATOMICITY_FAILED
-        name = "ownership.store_unavailable" if unavailable else "ownership.rejected"
         session = place.seat.session
-        data: dict[str, Any] = {"op": "commit"} if unavailable else {"seen_version": int(session.version)}
+        event = _rejected(session, unavailable=ended.result == "unavailable")
+        reason = Reason(event.reason)
         if ended.result == "replayed_device":
-            name, reason, data = "security.replay_detected", Reason.REPLAY_DETECTED, {"step": "handshake", "count": 1}
-        event = DomainEvent(
-            name, "N", session=ended.uid, state_version=int(session.version), owner_epoch=session.owner_epoch,
-            prev_state=session.state.value, state=session.state.value, reason=reason.value, data=data,
-        )  # fmt: skip
+            reason = Reason.REPLAY_DETECTED
+            event = _about(session, "security.replay_detected", reason, {"step": "handshake", "count": 1})
         outputs: list[Output] = [out.Emit((event,)), *(order for order in turn.outputs if isinstance(order, UNBOUND))]
         handshake = self._births.pop(ended.uid, None)
         if handshake is not None:
@@ -399,9 +426,20 @@ class GatewayEngine:
 
     def _forget(self, uid: str) -> None:
         place = self.places.pop(uid, None)
+        self.alarms.set(uid, None)
         if place is not None and self._by_device.get(place.device) == uid:
             del self._by_device[place.device]
 
 
-def _age_ms(session: Session, now: Instant) -> int:
-    return (now - session.born_at) // MILLISECOND
+def _rejected(session: Session, *, unavailable: bool) -> DomainEvent:
+    """A commit did not take place."""
+    if unavailable:
+        return _about(session, "ownership.store_unavailable", Reason.STORE_UNAVAILABLE, {"op": "commit"})
+    return _about(session, "ownership.rejected", Reason.ATOMICITY_FAILED, {"seen_version": int(session.version)})
+
+
+def _about(session: Session, name: str, reason: Reason, data: dict[str, Any]) -> DomainEvent:
+    return DomainEvent(
+        name, "N", session=session.uid, state_version=int(session.version), owner_epoch=session.owner_epoch,
+        prev_state=session.state.value, state=session.state.value, reason=reason.value, data=data,
+    )  # fmt: skip

@@ -21,12 +21,13 @@ def next_event(place: Place, session: Session, now: Instant, *, superseded: bool
     """
     if not session.state.live:
         return None
+    claim = place.claim
+    if claim is not None and claim.owner_epoch > session.owner_epoch:
+        return claim
     if superseded:
         return ev.CloseRequested(Reason.DEVICE_SUPERSEDED)
-    if place.owner_epoch > session.owner_epoch:
-        if session.state is State.BIRTH:
-            return ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
-        return ev.OwnerChanged(place.owner_epoch)
+    if claim is not None and session.state is State.BIRTH:  # the handshake died with whoever began it
+        return ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
     bound = session.binding
     known = place.transports.get(bound.transport) if bound is not None else None
     if known is not None and known.condition is Condition.DEAD:

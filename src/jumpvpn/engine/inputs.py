@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session
-from jumpvpn.values import Epoch, SessionId, TransportId, Version
+from jumpvpn.values import Epoch, Instant, SessionId, TransportId, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,13 @@ class Reachable:
     local: str
 
 
+UNUSED = "gateway"
+"""Evidence that nothing failed: transports to that gateway are not wanted any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class TransportsChanged:
-    """The set of reachable transports now; ``evidence`` says per missing transport what went away."""
+    """The set of reachable transports now; ``evidence`` says per missing transport what went away, or ``UNUSED``."""
 
     reachable: tuple[Reachable, ...]
     evidence: dict[TransportId, str] = field(default_factory=dict)
@@ -112,6 +116,25 @@ class PathValidated:
     transport: TransportId
     peer: str
     rtt_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyAnswered:
+    """Client: another gateway than the session's own answered a probe on ``transport``; ``draining`` says it leaves."""
+
+    uid: str
+    transport: TransportId
+    rtt_ns: int
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTold:
+    """Client: the gateway behind ``transport`` asks, in the session, to be left; ``on`` False takes it back."""
+
+    uid: str
+    transport: TransportId
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +251,51 @@ class PolicyOffered:
 
 @dataclass(frozen=True, slots=True)
 class SessionRestored:
-    """Gateway: a live record from the store, at start."""
+    """Gateway: a live record from the store that this node is to own from here on.
+
+    After a restart ``owner`` is the node itself. Otherwise it is the node that was lost, at the instant ``lost_at``, or
+    the one where the device's former session is, which a newer one has ``superseded``.
+    """
 
     session: Session
     device_key: bytes = field(repr=False)
+    owner: str = ""
+    lost_at: Instant | None = None
+    superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TakeoverAsked:
+    """Gateway: ``request``, with its proof, is for a session that this node does not own; the store's record of it."""
+
+    session: Session
+    device_key: bytes = field(repr=False)
+    owner: str
+    request: ReattachAsked
+    lost_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerElsewhere:
+    """Gateway: the store names another owner, under the term ``owner_epoch``. Without one, the session has ended."""
+
+    uid: str
+    owner: str
+    owner_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """Gateway: this node may act for no session any more; ``stopped_ms`` is when forwarding stopped (boot clock)."""
+
+    stopped_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainWished:
+    """Gateway: from now on no session begins here or moves here; ``on`` False takes it back."""
+
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)

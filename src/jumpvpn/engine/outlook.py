@@ -8,7 +8,6 @@ alone will not bring it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from jumpvpn.engine.book import TransportBook
@@ -26,7 +25,7 @@ from jumpvpn.session.facts import Facts, record_facts
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import Instant, TransportId, later, milliseconds
+from jumpvpn.values import Instant, TransportId, later, milliseconds, replace
 
 KNOWN_MAX = 50  # sessions that an answer lists when it cannot tell which one is meant: what fits a screen
 LOOKS_MAX = 32  # moments at which a decision is tried ahead; each is one wake-up of the engine
@@ -40,7 +39,9 @@ def of_client(engine: ClientEngine, wanted: str, now: Instant) -> Facts:
     Before the gateway answered, ``session`` is None and ``unborn`` tells which transports there are.
     """
     if engine.seat is None:
-        candidates = [_candidate(t, engine.policy, engine.book, now) for _, t in sorted(engine.transports.items())]
+        candidates = [
+            _candidate(t, engine.policy, engine.book, None, now) for _, t in sorted(engine.transports.items())
+        ]
         return {"known": [], "session": None, "unborn": {"policy": engine.policy.body(), "candidates": candidates}}
     session = engine.seat.session
     facts = _client_session(engine, engine.seat, now) if session.uid.startswith(wanted) else None
@@ -115,20 +116,44 @@ def _client_session(engine: ClientEngine, seat: Seat, now: Instant) -> Facts:
     session, plans, book = seat.session, engine.plans, engine.book
     candidates = []
     for _, transport in sorted(book.transports.items()):
-        seen = _candidate(transport, session.policy, book, now)
+        seen = _candidate(transport, session.policy, book, session, now)
         refusal = plans.switch_refusal(session, transport.id, now) if session.state.live else None
         seen["tried"] = transport.id in session.tried
         seen["switch_refusal"] = None if refusal is None else {"reason": refusal[0], "detail": refusal[1]}
         candidates.append(seen)
     return {
         **_record(seat, now), "candidates": candidates, "decision": _choice(_decision(plans, session, now)),
-        "successor": _choice(_successor(book, session, now)), "waits": _client_waits(plans, book, session, now),
+        "successor": _choice(_successor(book, session, now)), "gateways": gateways_of(engine),
+        "successor_elsewhere": _choice(_successor(book, session, now, elsewhere=True)),
+        "waits": _client_waits(plans, book, session, now),
     }  # fmt: skip
 
 
-def _candidate(transport: Transport, policy: Policy, book: TransportBook, now: Instant) -> Facts:
+def gateways_of(engine: ClientEngine) -> list[Facts]:
+    """``{name, state, rtt_ms}`` of each gateway to which there are transports, in order of name.
+
+    State: ``draining`` (announced that it leaves), ``current`` (the session's own), ``standby`` (some transport to it
+    is proven) or ``silent``.
+    """
+    book, found = engine.book, list[Facts]()
+    here = [t for t in engine.transports.values() if t.condition is not Condition.GONE]
+    home = book.home(engine.session)
+    for name in sorted({t.gateway for t in here}):
+        proven = [t for t in here if t.gateway == name and t.validated]
+        state = "current" if name == home else "standby" if proven else "silent"
+        rtt = min((t.rtt_ns for t in proven if t.rtt_ns), default=None)
+        found.append({
+            "name": name, "state": "draining" if name in book.gateways.draining else state,
+            "rtt_ms": milliseconds(rtt) if rtt is not None else None,
+        })  # fmt: skip
+    return found
+
+
+def _candidate(
+    transport: Transport, policy: Policy, book: TransportBook, session: Session | None, now: Instant
+) -> Facts:
     """One transport as selection sees it, with what it lacks."""
-    seen = book.candidate(transport, policy, (), now)
+    seen = book.candidate(transport, policy, (), now, session)
     reuse = seen.reuse_at if seen.suppressed else None
     lacks = [
         *(["allowed"] if not seen.allowed else []),
@@ -160,12 +185,13 @@ def _anew(plans: Plans, session: Session, now: Instant) -> Choice:
     return plans.choose(replace(session, tried=(), want=None), now)
 
 
-def _successor(book: TransportBook, session: Session, now: Instant) -> Choice | None:
-    """Who would take over if the bound transport died at ``now``."""
+def _successor(book: TransportBook, session: Session, now: Instant, *, elsewhere: bool = False) -> Choice | None:
+    """Who would take over if the bound transport died at ``now``, or (``elsewhere``) the whole gateway."""
     if session.binding is None:
         return None
     wish = Wish(urgent=True, incumbent=session.incumbent, exclude_incumbent=True)
-    return choose(book.candidates(session.policy, (), now), wish, session.budget, session.policy, now)
+    found = (c for c in book.candidates(session.policy, (), now, session) if c.away or not elsewhere)
+    return choose(tuple(found), wish, session.budget, session.policy, now)
 
 
 def _client_waits(plans: Plans, book: TransportBook, session: Session, now: Instant) -> list[Facts]:
@@ -185,7 +211,9 @@ def _client_waits(plans: Plans, book: TransportBook, session: Session, now: Inst
             waits += [_wait("stable", stable, now, transport=session.incumbent)]
         case State.DEGRADED:
             waits += [_retry(plans, book, session, now)]
-            waits += [_wait("challenge", max(now, plans.challenge_due(t)), now, transport=t.id) for t in book.silent()]
+            waits += [
+                _wait("challenge", max(now, plans.challenge_due(t)), now, transport=t.id) for t in book.silent(session)
+            ]
     if session.state is State.VOLATILE and session.binding is not None:
         waits += _death(book.transports[session.binding.transport], book, session.reason, now)
     return sorted(waits, key=lambda wait: (wait["at_ns"] is None, wait["at_ns"] or 0, wait["name"]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session
-from jumpvpn.values import DomainEvent, Epoch, TransportId
+from jumpvpn.values import DomainEvent, Epoch, SessionId, TransportId
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class Commit:
     """Write record and events as one unit, by compare-and-swap on ``expected_version`` (None: must not exist).
 
     ``secret`` names where the packet core holds new key material to seal into the record; ``device`` is the device key
-    and handshake timestamp (ns) to be raised with it. Answer with ``CommitEnded(uid, serial, result)``.
+    and handshake timestamp (ns) to be raised with it. ``shared``: other gateways must know it before it counts (birth,
+    owner, root of keys, end); the rest may be written behind. Answer with ``CommitEnded(uid, serial, result)``.
     """
 
     uid: str
@@ -24,6 +26,7 @@ class Commit:
     events: tuple[DomainEvent, ...]
     secret: Secret | None = None
     device: tuple[bytes, int] | None = field(default=None, repr=False)
+    shared: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,14 @@ class AbandonReattach:
 
 @dataclass(frozen=True, slots=True)
 class FinishReattach:
-    """Client: the confirmed epoch becomes the one in use, on ``transport``."""
+    """Client: the confirmed epoch becomes the one in use, on ``transport``.
+
+    ``handover`` tells what becomes of the epoch before: "same" if the gateway stays, "lost" if the session left a
+    gateway that may be gone or paused, "drained" if that one had asked to be left.
+    """
 
     transport: TransportId
+    handover: Literal["same", "lost", "drained"] = "same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +196,18 @@ class EndSession:
     tell_peer: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseSession:
+    """Gateway: this node does not act for the session any more. Erase its keys here; tell the peer nothing.
+
+    ``elsewhere`` is False where no other owner is known: what was committed here is still the newest.
+    """
+
+    uid: str
+    session_id: SessionId
+    elsewhere: bool = True
+
+
 Output = (
     Commit
     | Emit
@@ -209,4 +229,5 @@ Output = (
     | FinishRekey
     | GrantRekey
     | EndSession
+    | ReleaseSession
 )

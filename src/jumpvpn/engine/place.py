@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jumpvpn.engine.inputs import TakeoverAsked
 from jumpvpn.engine.liveness import Liveness, liveness_of
 from jumpvpn.engine.outputs import Output
 from jumpvpn.engine.seat import Seat
+from jumpvpn.session.events import OwnerChanged
 from jumpvpn.session.state import Session
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
@@ -17,7 +19,8 @@ from jumpvpn.values import Instant, TransportId
 class Place:
     """One session at the gateway: its seat, its device, and the client's paths as seen from here.
 
-    ``owner_epoch`` is the incarnation that this process must record before it acts for a session of before it.
+    ``claim`` is the change of owner that this process must record before it acts for a session of before it; until
+    then ``claimant`` is the request that asked for it, if one did.
     ``asked_age_ms`` is the newest age (ms) that a request of the client named: an older one could be a copy.
     """
 
@@ -28,7 +31,8 @@ class Place:
     liveness: dict[TransportId, Liveness] = field(default_factory=dict)
     request: int | None = None  # the reattach request that the pending turn grants
     granted: Transport | None = None  # the granted transport as it was before: a commit that fails leaves it so
-    owner_epoch: int = 0
+    claim: OwnerChanged | None = None
+    claimant: TakeoverAsked | None = None
     asked_age_ms: int = 0
     challenged_at: Instant = Instant(0)
 

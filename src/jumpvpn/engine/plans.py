@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jumpvpn.engine import outputs as out
@@ -16,14 +16,13 @@ from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt, AttemptKind, Session, State
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import MINUTE, SECOND, Instant, TransportId, later, milliseconds
+from jumpvpn.values import MINUTE, SECOND, Instant, TransportId, later, milliseconds, replace
 
-DENIAL_WAIT = 5 * SECOND  # a gateway that denied is not asked again at once; doubled for each further denial
-DENIAL_WAIT_MAX = MINUTE  # after that long its switch budget is free again
 PROMPT_TRIES = 2  # attempts without patience; once more transports that answered failed, wait 2, 4, 8 ... s
 BLIND_WAIT = 4 * SECOND  # doubled per attempt: then even a transport that answers no probe is tried, because a gateway
 # whose confirmation was lost has moved on to an epoch in which it cannot open our probes
 PATIENCE_MAX = MINUTE  # the longest wait between two attempts
+GATEWAY_DOUBT = 2  # silence limits that a request may go unanswered, repeated meanwhile, while another gateway is ready
 REKEY_WAIT = 30 * SECOND  # the packet core gives an unanswered rekey up after 16 s
 
 
@@ -41,9 +40,6 @@ class Plans:
 
     def __init__(self, book: TransportBook) -> None:
         self._book = book
-        self.denied_until = Instant(0)
-        self.denials = 0
-        self.denied_urgent = False
         self.let_down = 0  # attempts of this episode that failed on transports which answered challenges
         self.corrected = False  # the gateway's refusal told what the next request has to name
         self.unstable_at = Instant(0)
@@ -68,19 +64,15 @@ class Plans:
             case _:
                 return None
 
-    def refused(self, now: Instant, *, urgent: bool) -> None:
-        """The gateway refused: it is not asked again for a while, longer each time."""
-        self.denied_until = later(now, min(DENIAL_WAIT * 2**self.denials, DENIAL_WAIT_MAX))
-        self.denials += 1
-        self.denied_urgent = urgent
-
     def bound(self, path: int | None) -> None:
         """The session is bound to ``path``; what let it down before is forgotten."""
-        self.bound_path, self.denied_urgent, self.let_down = path, False, 0
+        self.bound_path, self.let_down = path, 0
+        self._book.gateways.bound()
 
-    def granted(self) -> None:
-        """The gateway granted a reattach: its refusals count no more."""
-        self.denied_until, self.denials = Instant(0), 0
+    @property
+    def denied_until(self) -> Instant:
+        """When the first of the gateways that refused may be asked again; it may have passed."""
+        return min((denial.until for denial in self._book.gateways.denied.values()), default=Instant(0))
 
     def _attached_plan(self, session: Session, now: Instant) -> ev.Event | None:
         assert session.binding is not None
@@ -89,8 +81,18 @@ class Plans:
             return ev.SwitchForced(Reason.POLICY_FORCED)
         if active.condition is Condition.SILENT:
             return ev.InstabilitySeen(active.id, Reason.PROBE_TIMEOUT)
+        if self.may_leave(session, now):
+            return ev.SwitchForced(Reason.GATEWAY_DRAIN)
         target = self.failback_target(session, active, now)
         return ev.SwitchForced(Reason.FAILBACK, target) if target is not None else None
+
+    def may_leave(self, session: Session, now: Instant) -> bool:
+        """Whether the session's own gateway wants to be left, and a proven transport to another one may be taken."""
+        if self._book.home(session) not in self._book.gateways.draining:
+            return False
+        found = self._book.candidates(session.policy, session.tried, now, session)
+        proven = (c for c in found if c.away and c.usable and c.validated and c.allowed and not c.avoided)
+        return any(self.switch_refusal(session, c.id, now) is None for c in proven)
 
     def failback_target(self, session: Session, active: Transport, now: Instant) -> TransportId | None:
         """The preferred transport that has been stable long enough to return to, or None."""
@@ -102,11 +104,21 @@ class Plans:
             t for t in self._book.transports.values() if t.validated and self._book.rank(t, session.policy) < mine
         ]
         bound_for = now - session.binding.since if session.binding is not None else 0
-        ripe = [t for t in better if min(t.stable_for(now), bound_for) >= patience and not t.needs_epoch]
-        for transport in sorted(ripe, key=lambda t: (self._book.rank(t, session.policy), t.id)):
+        ripe = [t for t in better if min(t.stable_for(now), bound_for) >= patience and self._holds(t, session)]
+
+        def rank(t: Transport) -> tuple[int, bool, str]:
+            return self._book.rank(t, session.policy), self._book.is_away(t, session), t.id
+
+        for transport in sorted(ripe, key=rank):
             if self.switch_refusal(session, transport.id, now) is None:
                 return transport.id
         return None
+
+    def _holds(self, transport: Transport, session: Session) -> bool:
+        """Whether the gateway behind ``transport`` stays and would serve a session that returns to it."""
+        if transport.gateway in self._book.gateways.draining:
+            return False
+        return self._book.is_away(transport, session) or not transport.needs_epoch
 
     def switch_refusal(self, session: Session, target: TransportId, now: Instant) -> tuple[str, dict[str, Any]] | None:
         """Why an operator's switch to ``target`` would be refused now, or None."""
@@ -114,14 +126,15 @@ class Plans:
             return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": "already active"}
         if session.state not in (State.ATTACHED, State.VOLATILE):
             return Reason.INVALID_TRANSPORT_CANDIDATE.value, {"to_id": target, "rule": f"state {session.state.value}"}
-        if now < self.denied_until:
-            left_ms = milliseconds(self.denied_until - now)
+        known = self._book.transports.get(target)
+        denied_until = self._book.gateways.denied_until(known.gateway) if known is not None else Instant(0)
+        if now < denied_until:
+            left_ms = milliseconds(denied_until - now)
             detail = {"to_id": target, "rule": "denied by the gateway", "cooldown_left_ms": left_ms}
             return Reason.COOLDOWN_ACTIVE.value, detail
         wish = Wish(urgent=False, incumbent=session.incumbent, target=target, exclude_incumbent=True)
-        choice = choose(
-            self._book.candidates(session.policy, session.tried, now), wish, session.budget, session.policy, now
-        )
+        found = self._book.candidates(session.policy, session.tried, now, session)
+        choice = choose(found, wish, session.budget, session.policy, now)
         if isinstance(choice, Refused):
             return choice.rule, {"to_id": target, **choice.detail}
         if isinstance(choice, Nothing):
@@ -134,9 +147,12 @@ class Plans:
             return ev.TransportDied(session.incumbent, "binding_cleared")
         if not self._book.allowed(self._book.transports[session.binding.transport], session.policy):
             return ev.SwitchForced(Reason.POLICY_FORCED)
-        incumbent = self._book.candidate(self._book.transports[session.binding.transport], session.policy, (), now)
-        for candidate in self._book.candidates(session.policy, session.tried, now):
-            if candidate.id != incumbent.id and is_better(candidate, incumbent, session.policy):
+        if self.may_leave(session, now):
+            return ev.SwitchForced(Reason.GATEWAY_DRAIN)
+        active = self._book.transports[session.binding.transport]
+        incumbent = self._book.candidate(active, session.policy, (), now, session)
+        for candidate in self._book.candidates(session.policy, session.tried, now, session):
+            if candidate.id != incumbent.id and _beats(candidate, incumbent, session.policy):
                 return ev.BetterCandidateSeen(candidate.id, {"rtt_p95_ms": milliseconds(candidate.rtt_ns)})
         due = self.stable_at(session)
         return ev.TransportStabilized(incumbent.id) if due is not None and now >= due else None
@@ -168,15 +184,29 @@ class Plans:
         return None
 
     def _next_attempt(self, session: Session, now: Instant) -> ev.Event:
-        limit = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
-        deadline = later(now, limit)
         choice = self.choose(session, now)
         if isinstance(choice, Nothing):
             return ev.NoCandidate(choice.considered)
         if isinstance(choice, Refused):
             return ev.SwitchDenied(Reason(choice.rule), choice.detail)
         kind = AttemptKind.REVALIDATE if self._can_revalidate(session, choice.transport) else AttemptKind.SWITCH
+        deadline = later(now, self._attempt_time(session, choice.transport, now))
         return ev.AttemptStarted(kind, choice.transport, deadline, measured=choice.measured)
+
+    def _attempt_time(self, session: Session, transport: TransportId, now: Instant) -> int:
+        """How long (ns) an attempt may take.
+
+        After a silence nobody knows whether network or gateway is gone: the session's own gateway is asked over another
+        network first, but not for long where another gateway is ready.
+        """
+        longest = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
+        known, limits = self._book.transports[transport], self._book.liveness(transport)
+        lost = self._book.transports.get(session.incumbent) if session.incumbent is not None else None
+        if limits is None or lost is None or lost.failed_at is None or known.gateway != lost.gateway:
+            return longest
+        others = self._book.candidates(session.policy, session.tried, now, session)
+        ready = any(c.away and c.usable and c.validated and c.allowed and not (c.tried or c.avoided) for c in others)
+        return min(longest, GATEWAY_DOUBT * limits.silence_busy) if ready else longest
 
     def choose(self, session: Session, now: Instant, hoped: tuple[Transport, ...] = ()) -> Choice:
         """What the next attempt would be for: selection's answer, the incumbent first where it may prove itself.
@@ -186,15 +216,14 @@ class Plans:
         wish = session.want
         target = wish.target if wish is not None else None
         unwanted = wish is not None and wish.avoid_incumbent
-        candidates = self._book.candidates(session.policy, session.tried, now, hoped)
-        if self.is_denied(session, now):
-            candidates = tuple(c for c in candidates if self._can_revalidate(session, c.id))
+        found = self._book.candidates(session.policy, session.tried, now, session, hoped)
+        candidates = tuple(c for c in found if self._may_ask(session, c, now))
         incumbent = next((c for c in candidates if c.id == session.incumbent), None)
         asked = Wish(urgent=session.binding is None, incumbent=session.incumbent, target=target)
         if incumbent is None or session.binding is None or target is not None:
             return choose(candidates, replace(asked, exclude_incumbent=unwanted), session.budget, session.policy, now)
         others = (c for c in candidates if c.id != incumbent.id and not c.tried)
-        beaten = any(is_better(other, incumbent, session.policy) for other in others)
+        beaten = any(_beats(other, incumbent, session.policy) for other in others)
         if unwanted or beaten:
             elsewhere = replace(asked, exclude_incumbent=True)
             choice = choose(candidates, elsewhere, session.budget, session.policy, now)
@@ -204,9 +233,20 @@ class Plans:
             return Selected(incumbent.id, "incumbent_within_policy", figures(self._book.transports[incumbent.id]))
         return choose(candidates, asked, session.budget, session.policy, now)
 
+    def _may_ask(self, session: Session, candidate: Candidate, now: Instant) -> bool:
+        """Whether its gateway's last refusal, or the wish to leave a gateway, leaves ``candidate`` in question."""
+        if self._can_revalidate(session, candidate.id):
+            return True
+        bound, wish = session.binding is not None, session.want
+        if bound and wish is not None and wish.cause is Reason.GATEWAY_DRAIN:
+            return candidate.away and not candidate.avoided
+        gateway = self._book.transports[candidate.id].gateway
+        return not self._book.gateways.is_denied(gateway, now, bound=bound)
+
     def is_denied(self, session: Session, now: Instant) -> bool:
-        """Whether the gateway's last refusal still counts: it binds wishes longer than it binds need."""
-        return now < self.denied_until and (session.binding is not None or self.denied_urgent)
+        """Whether some gateway's last refusal still counts: it binds wishes longer than it binds need."""
+        gateways = self._book.gateways
+        return any(gateways.is_denied(name, now, bound=session.binding is not None) for name in gateways.denied)
 
     def _within_policy(self, session: Session, incumbent: Candidate) -> bool:
         known = self._book.transports[incumbent.id]
@@ -239,7 +279,7 @@ class Plans:
         forbidden = isinstance(choice, Refused) and choice.rule == Reason.POLICY_DENIED.value
         if not (forbidden or isinstance(choice, Nothing)) or blind_at is None or now < blind_at:
             return choice, ()
-        allowed = (t for t in self._book.silent() if self._book.allowed(t, session.policy))
+        allowed = (t for t in self._book.silent(session) if self._book.allowed(t, session.policy))
         hoped = tuple(transport_facts.hoped_for(t, now) for t in allowed)
         return self.choose(anew, now, hoped), hoped
 
@@ -257,7 +297,8 @@ class Plans:
         if not known.validated:
             return self.blind_at(session)
         patience = SECOND * 2 ** (self.let_down - PROMPT_TRIES) if self.let_down > PROMPT_TRIES else 0
-        return max(later(session.entered_at, min(patience, PATIENCE_MAX)), self.denied_until)
+        denied_until = self._book.gateways.denied_until(known.gateway)
+        return max(later(session.entered_at, min(patience, PATIENCE_MAX)), denied_until)
 
     def blind_at(self, session: Session) -> Instant | None:
         """When to try without evidence; the last attempt is kept for a transport that answers, while there is time."""
@@ -266,8 +307,10 @@ class Plans:
             return None
         if left == 1:  # the end would waste it: a gateway in a newer epoch answers nothing but a request
             return max(session.entered_at, later(_end_of_waiting(session), -session.policy.recovery.window))
-        if self.denied_until > session.entered_at:  # the gateway answers requests, so patience is what it asked for
-            return self.denied_until
+        silent = {t.gateway for t in self._book.silent(session)} or {t.gateway for t in self._book.transports.values()}
+        denied_until = min(map(self._book.gateways.denied_until, silent), default=Instant(0))
+        if denied_until > session.entered_at:  # the gateway answers requests, so patience is what it asked for
+            return denied_until
         return later(session.entered_at, min(BLIND_WAIT * 2 ** max(0, session.attempts - 1), PATIENCE_MAX))
 
     def doubt_unanswered(self, turn: Turn) -> None:
@@ -284,12 +327,18 @@ class Plans:
                 self._book.transports[known.id] = transport_facts.fell_silent(known, turn.now)
             turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
 
+    def ask_elsewhere(self, turn: Turn) -> None:
+        """The bound transport fell silent: ask standbys at other gateways whether it is that gateway's fault."""
+        for known in sorted(self._book.transports.values(), key=lambda t: t.id):
+            if known.validated and known.path is not None and self._book.is_away(known, turn.session):
+                turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
+
     def challenge_silent(self, turn: Turn) -> None:
         """In DEGRADED, ask transports that are not usable whether they are back."""
         if turn.session.state is not State.DEGRADED:
             self._challenged_at.clear()
             return
-        for known in self._book.silent():
+        for known in self._book.silent(turn.session):
             if turn.now >= self.challenge_due(known):
                 self._challenged_at[known.id] = turn.now
                 turn.outputs.append(out.ChallengePath(turn.session.uid, known.id))
@@ -313,7 +362,7 @@ class Plans:
 
     def waits(self, session: Session, seen: Instant) -> list[Instant]:
         """Moments at which time alone may change a decision; those that have passed do no harm."""
-        moments = [*self._book.reopen_at.values(), self.denied_until]
+        moments = [*self._book.reopen_at.values(), *(denial.until for denial in self._book.gateways.denied.values())]
         stable_at = self.stable_at(session)
         if stable_at is not None:
             moments.append(stable_at)
@@ -321,6 +370,9 @@ class Plans:
             moments += self._degraded_waits(session, seen)
         if session.state is State.ATTACHED:
             moments += [*self._failback_waits(session), self.rekey_due(session)]
+        if self._book.home(session) in self._book.gateways.draining:
+            others = [t for t in self._book.transports.values() if self._book.is_away(t, session)]
+            moments += self._lifts(session, others)
         return moments
 
     def _failback_waits(self, session: Session) -> list[Instant]:
@@ -328,10 +380,14 @@ class Plans:
         better = [t for t in self._book.transports.values() if t.validated and self._ranks_above(t, session)]
         if patience == "never" or not better:
             return []
-        reuse = [t.penalty.reuse_at(session.policy.switching) for t in better]
-        lifts = [session.hold_until, *reuse, *(later(at, MINUTE) for at in session.switches)]
         since = [session.entered_at, *(t.since for t in better)]
-        return [*(later(at, patience) for at in since), *(at for at in lifts if at is not None)]
+        return [*(later(at, patience) for at in since), *self._lifts(session, better)]
+
+    def _lifts(self, session: Session, wanted: list[Transport]) -> list[Instant]:
+        """When what forbids a switch to one of ``wanted`` may pass."""
+        reuse = [t.penalty.reuse_at(session.policy.switching) for t in wanted]
+        lifts = [session.hold_until, *reuse, *(later(at, MINUTE) for at in session.switches)]
+        return [at for at in lifts if at is not None]
 
     def _ranks_above(self, transport: Transport, session: Session) -> bool:
         assert session.binding is not None
@@ -339,12 +395,17 @@ class Plans:
         return self._book.rank(transport, session.policy) < mine
 
     def _degraded_waits(self, session: Session, seen: Instant) -> list[Instant]:
-        moments = [self.challenge_due(known) for known in self._book.silent()]
+        moments = [self.challenge_due(known) for known in self._book.silent(session)]
         choice = self.choose(replace(session, tried=(), want=None), seen)
         if isinstance(choice, Refused):
             moments.append(choice.retry_at or session.entered_at)
         due = self.try_at(session, choice.transport) if isinstance(choice, Selected) else self.blind_at(session)
         return moments if due is None else [*moments, due]
+
+
+def _beats(candidate: Candidate, incumbent: Candidate, policy: Policy) -> bool:
+    """Whether ``candidate`` is worth leaving a living binding for: not if its gateway would rather be left."""
+    return not (candidate.away and candidate.avoided) and is_better(candidate, incumbent, policy)
 
 
 def _end_of_waiting(session: Session) -> Instant:

@@ -115,12 +115,19 @@ class Seat:
             return [
                 Commit(
                     turn.session.uid, self.serial, turn.expected_version, turn.session, tuple(turn.events),
-                    turn.secret, turn.device,
+                    turn.secret, turn.device, self._shared(turn),
                 )
             ]  # fmt: skip
         self.session = turn.session
         emitted: list[Output] = [Emit(tuple(turn.events))] if turn.events else []
         return emitted + turn.outputs
+
+    def _shared(self, turn: Turn) -> bool:
+        """Whether other gateways must know of ``turn``: who comes to be, who owns it, its root of keys, its end."""
+        born = turn.expected_version is None or self.session.state is State.BIRTH
+        rekeyed = turn.secret is not None and turn.secret.kind == "rekey"
+        moved = turn.session.owner_epoch != self.session.owner_epoch
+        return born or moved or rekeyed or turn.session.state is State.TERMINATED
 
     def settle(self, now: Instant, *, committed: bool) -> Turn:
         """The commit ended; the session moves only if it won."""

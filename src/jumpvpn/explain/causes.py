@@ -309,6 +309,26 @@ def _counted(data: Mapping[str, Any]) -> str:
     return f" ({number} times)" if isinstance(number, int) and number > 1 else ""
 
 
+def _acquired(record: Record, data: Mapping[str, Any], _name: Name, _policy: Policy) -> str:
+    before = str(data.get("from_node") or record.node)
+    floor = data.get("floor")
+    known = f"; what {before} did up to version {floor} is in its own journal" if floor else ""
+    if before == record.node:
+        return f"another gateway process took over; the binding was cleared{known}"
+    return f"gateway {record.node} took over from {before}; the binding was cleared{known}"
+
+
+def _lost(record: Record, data: Mapping[str, Any], _name: Name, _policy: Policy) -> str:
+    why = "another gateway owns the session" if data.get("code") == "not_owner" else "its lease ran out"
+    return f"gateway {record.node} let the session go: {why}"
+
+
+def _drain(record: Record, data: Mapping[str, Any], _name: Name, _policy: Policy) -> str:
+    return f"gateway {record.node} {'drains: its clients move' if data.get('state') == 'on' else 'serves again'}"
+
+
+_MEMBER = {"joined": "joined the cluster", "serving": "serves", "draining": "drains", "left": "left the cluster"}
+
 _TELLERS: dict[str, Callable[[Record, Mapping[str, Any], Name, Policy], str | None]] = {
     "session.created": lambda *_: "birth: the handshake is under way",
     "session.input_rejected": _rejected,
@@ -323,7 +343,13 @@ _TELLERS: dict[str, Callable[[Record, Mapping[str, Any], Name, Policy], str | No
     "key.rotated": lambda r, d, _n, _p: f"fresh keys, epoch {d.get('key_epoch', r.epoch)}",
     "policy.applied": _policy_told,
     "policy.rejected": _policy_told,
-    "ownership.acquired": lambda *_: "another gateway process took over; the binding was cleared",
+    "ownership.acquired": _acquired,
+    "ownership.lost": _lost,
+    "cluster.member": lambda _r, d, _n, _p: (
+        f"gateway {d.get('member', '?')} {_MEMBER.get(str(d.get('state')), 'changed')}"
+    ),
+    "cluster.store": lambda r, d, _n, _p: f"the store of {r.node} is {str(d.get('state', '?')).replace('_', ' ')}",
+    "cluster.drain": _drain,
     "node.started": _node,
     "node.stopped": _node,
 }

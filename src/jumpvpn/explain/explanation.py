@@ -27,8 +27,11 @@ _NOTHING_KNOWN = "selection: no transport is known yet"
 _HEALTHY = ("good", "candidate")
 _ROUTINE = frozenset({"session.created", "key.rotated"})  # they go with every healthy session and explain nothing
 _NOTABLE = frozenset(
-    {"transport.switch_denied", "transport.dead", "policy.applied", "policy.rejected", "node.started", "node.stopped"}
-)
+    {
+        "transport.switch_denied", "transport.dead", "policy.applied", "policy.rejected", "node.started",
+        "node.stopped", "cluster.member", "cluster.store", "cluster.drain", "ownership.lost",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def _condition(record: Record) -> str:
     if record.event == "transport.candidate":
         return _CONDITIONS.get(str(record.data.get("change")), "candidate")
     if record.event == "transport.dead":
-        return "gone" if record.data.get("evidence") in ("link", "address", "route") else "dead"
+        return "gone" if record.data.get("evidence") in ("link", "address", "route", "gateway") else "dead"
     if record.event == "transport.switch_failed":
         return "dead"
     silent = record.reason in SILENCE

@@ -39,6 +39,7 @@ _EVIDENCE = {
     "link": "its interface is down or gone",
     "address": "its address was removed or changed",
     "route": "its route was removed",
+    "gateway": "its gateway is no longer among those in use",
     "silence": "it stayed silent too long",
     "lost": "it was lost while the session was busy with another commit",
     "policy": "policy no longer allows it",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
@@ -20,12 +21,47 @@ from jumpvpn.values import Epoch, SessionId, TransportId
 PROTOCOL_VERSION = 1
 
 
+Refuse = Callable[[], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """A device of the list, with its inner addresses (``address/prefix``)."""
 
     name: str
     inner: tuple[str, ...]
+
+
+class Elsewhere(Protocol):
+    """Who looks after sessions that this gateway does not hold, and after births that others must know of."""
+
+    def asked(self, session_id: bytes, request: inp.ReattachAsked) -> None:
+        """A request for a session that is not here."""
+
+    def proved(self, handle: int, request: inp.ReattachAsked) -> bool:
+        """A request was opened, or not, with a candidate's keys; False if ``handle`` is no candidate."""
+
+    def birth(self, device: bytes, admitted: Admitted, offer: Callable[[Admitted], None], refuse: Refuse) -> None:
+        """A device of the list offers itself: call ``offer`` with its inner addresses, or ``refuse``, later."""
+
+    def born(self, uid: str) -> None:
+        """The session is durable and the client has been answered."""
+
+    def reached(self, handle: int) -> None:
+        """The client has opened a new epoch: it hears what this gateway sends."""
+
+    def released(self, session_id: SessionId, *, elsewhere: bool) -> None:
+        """The session was let go here."""
+
+
+class Announcing(Protocol):
+    """Who makes the network behind the gateways send packets for inner addresses here."""
+
+    def acquired(self, addresses: Iterable[str]) -> None:
+        """These are carried here."""
+
+    def released(self, addresses: Iterable[str]) -> None:
+        """These are not carried here any more."""
 
 
 @dataclass(slots=True)
@@ -53,6 +89,9 @@ class GatewayExecutor:
         self._births: dict[int, _Birth] = {}  # by handshake
         self.race = Race()
         self._kept: dict[str, Kept] = {}
+        self._announced: set[str] = set()
+        self.elsewhere: Elsewhere | None = None
+        self.announcing: Announcing | None = None
 
     @property
     def names(self) -> dict[str, str]:
@@ -66,6 +105,10 @@ class GatewayExecutor:
         inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
         self._adopt(session_id.uid, self._plane.restore(session_id.raw, sealed, inner), kept)
 
+    def claim(self, uid: str, handle: int, kept: Kept) -> None:
+        """A candidate of the packet core is about to become this gateway's session."""
+        self._adopt(uid, handle, kept)
+
     def kept(self, uid: str) -> Kept:
         """What is stored beside the machine's record."""
         return self._kept[uid]
@@ -76,9 +119,8 @@ class GatewayExecutor:
             return None
         if secret.kind == "handshake":
             birth = self._births[secret.number]
-            admitted = self._devices[birth.kept.device]
-            inner = [address.split("/", maxsplit=1)[0] for address in admitted.inner]
-            welcome = self._welcome(admitted)
+            inner = [address.split("/", maxsplit=1)[0] for address in birth.kept.inner]
+            welcome = self._welcome(Admitted(birth.kept.device_name, birth.kept.inner))
             return self.race.run(self._plane.prepare_accept, secret.number, birth.session_id.raw, inner, welcome)
         if secret.kind == "reattach":
             return self.race.run(self._plane.prepare_reattach, secret.number)
@@ -93,6 +135,7 @@ class GatewayExecutor:
                 self._refuse(order)
             case out.GrantReattach():
                 self.race.give(self._plane.commit_reattach, order.request, order.version)
+                self._announce(order.uid)
             case out.ChallengeReattach():
                 self.race.give(self._plane.challenge_reattach, order.request)
             case out.RefuseReattach() if order.answer:
@@ -103,6 +146,8 @@ class GatewayExecutor:
                 self.race.give(self._plane.commit_rekey, order.request)
             case out.EndSession():
                 self._end(order)
+            case out.ReleaseSession():
+                self._release(order)
             case _:
                 self._on_path(order)
 
@@ -129,6 +174,9 @@ class GatewayExecutor:
         birth = self._births.pop(order.handshake)
         with contextlib.suppress(Overtaken):
             self._adopt(order.uid, self.race.run(self._plane.finish_accept, order.handshake), birth.kept)
+            self._announce(order.uid)
+        if self.elsewhere is not None:
+            self.elsewhere.born(order.uid)
 
     def _refuse(self, order: out.RefuseHandshake) -> None:
         birth = self._births.pop(order.handshake, None)
@@ -141,12 +189,32 @@ class GatewayExecutor:
         self._uids[handle] = uid
         self._kept[uid] = kept
 
+    def _announce(self, uid: str) -> None:
+        """Once per session and stay here: its packets are to come to this gateway."""
+        if self.announcing is not None and uid in self.handles and uid not in self._announced:
+            self._announced.add(uid)
+            self.announcing.acquired(self._kept[uid].inner)
+
+    def _forget(self, uid: str) -> int:
+        """Nothing of the session is kept here; its handle, or 0."""
+        handle, kept = self.handles.pop(uid, 0), self._kept.pop(uid, None)
+        self._uids.pop(handle, None)
+        if uid in self._announced:
+            self._announced.discard(uid)
+            if self.announcing is not None and kept is not None:
+                self.announcing.released(kept.inner)
+        return handle
+
+    def _release(self, order: out.ReleaseSession) -> None:
+        if handle := self._forget(order.uid):
+            self._plane.close_session(handle)
+        if self.elsewhere is not None:
+            self.elsewhere.released(order.session_id, elsewhere=order.elsewhere)
+
     def _end(self, order: out.EndSession) -> None:
-        handle = self.handles.pop(order.uid, 0)
-        self._kept.pop(order.uid, None)
+        handle = self._forget(order.uid)
         if not handle:
             return
-        self._uids.pop(handle, None)
         # Nothing leads to a client that did not reattach yet: it learns when it asks.
         end_session(self._plane, self.race, handle, order.reason.code, tell_peer=order.tell_peer)
 
@@ -169,6 +237,8 @@ class GatewayExecutor:
     def _session_fact(self, kind: str, uid: str, fact: Fact) -> None:
         match kind:
             case "epoch_confirmed":
+                if self.elsewhere is not None:
+                    self.elsewhere.reached(fact[1])
                 self._post(inp.EpochProved(uid, Epoch(fact[2]), transport_of(fact[3]), fact[4]))
             case "control":
                 if fact[3] == CLOSE and len(fact[4]) == 2:
@@ -193,26 +263,36 @@ class GatewayExecutor:
         if version != PROTOCOL_VERSION:
             self._plane.reject_handshake(handshake)
             return
+        offer = partial(self._offer, handshake, bytes(key), peer, timestamp)
+        if admitted is None or self.elsewhere is None:
+            offer(admitted)
+        else:
+            refuse = partial(self.race.give, self._plane.reject_handshake, handshake)
+            self.elsewhere.birth(bytes(key), admitted, offer, refuse)
+
+    def _offer(self, handshake: int, key: bytes, peer: str, timestamp: int, admitted: Admitted | None) -> None:
         session_id = SessionId(secrets.token_bytes(16))
+        device = None
         if admitted is not None:
-            kept = Kept(bytes(key), admitted.name, admitted.inner)
+            kept = Kept(key, admitted.name, admitted.inner)
             self._births[handshake] = _Birth(session_id, kept)
             self._kept[session_id.uid] = kept
-        device = hashlib.sha256(bytes(key)).hexdigest()[:16] if admitted is not None else None
-        self._post(inp.HandshakeOffered(handshake, session_id, bytes(key), device, peer, timestamp))
+            device = hashlib.sha256(key).hexdigest()[:16]
+        self._post(inp.HandshakeOffered(handshake, session_id, key, device, peer, timestamp))
 
     def _reattach(self, fact: Fact) -> None:
         (
-            _, request, handle, _, _, peer, proof, nonce_id, epoch, version, age_ms, path, cause, token_ok,
+            _, request, handle, session_id, _, peer, proof, nonce_id, epoch, version, age_ms, path, cause, token_ok,
             fresh,
         ) = fact  # fmt: skip
-        uid = self._uids.get(handle) if handle else None
-        self._post(
-            inp.ReattachAsked(
-                request, uid, transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch), version,
-                age_ms, cause,
-            )
+        asked = inp.ReattachAsked(
+            request, self._uids.get(handle), transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch),
+            version, age_ms, cause,
         )  # fmt: skip
+        if asked.uid is not None or self.elsewhere is None:
+            self._post(asked)
+        elif not self.elsewhere.proved(handle, asked):
+            self.elsewhere.asked(bytes(session_id), asked)
 
 
 def transport_of(path: int) -> TransportId:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,28 @@ from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outlook
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.addresses import admitted_devices
+from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
+from jumpvpn.gateway.shared import Shared, read_cluster_key
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.runtime import clock, journal, node, status
+from jumpvpn.runtime.announce import Announcer
 from jumpvpn.runtime.checkpoints import CheckpointKeys
 from jumpvpn.runtime.cleanup import Ownership, TunInterface
 from jumpvpn.runtime.control import ControlServer, Refused
-from jumpvpn.runtime.dataplane import Plane, drain
+from jumpvpn.runtime.dataplane import Plane, drain, public_key
 from jumpvpn.runtime.driver import Driver
 from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.keys import read_private_key
 from jumpvpn.runtime.nat import Forwarding, enable_forwarding
-from jumpvpn.runtime.recorder import Recorder
+from jumpvpn.runtime.recorder import STANDALONE_CLUSTER, Recorder
 from jumpvpn.runtime.routing import configure_tunnel
 from jumpvpn.runtime.stores.base import Store
+from jumpvpn.runtime.stores.membership import Member, Serving
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
-from jumpvpn.session.records import BadRecord, decode
+from jumpvpn.session.records import FORMAT, BadRecord, decode
+from jumpvpn.values import DomainEvent
 from jumpvpn.wire.welcome import Limits, Welcome, encode_welcome
 
 CLUSTER_KEY_BYTES = 32
@@ -50,6 +57,7 @@ class GatewayNode:
         self._recorder: Recorder
         self._executor: GatewayExecutor
         self._driver: Driver
+        self._cluster: Cluster | None = None
 
     async def run(self) -> int:
         """Run until a signal or ``jumpvpn down``; the sessions stay in the store."""
@@ -69,12 +77,14 @@ class GatewayNode:
         stack.push_async_callback(node.release, owner)
         events = journal.Journal(config.events)
         stack.callback(events.close)
-        store = await self._open_store()
+        shared = await Shared.open(config, config.cluster) if config.cluster is not None else None
+        store = shared.store if shared is not None else await self._open_store()
         stack.push_async_callback(store.close)
         await journal.export_outbox(store, events)
         keys = CheckpointKeys.open(config.state_dir, config.name, "gateway", config.events)
         tape = node.start_recording(config.recording, self._engine, stack)
-        self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy, keys, tape)
+        name = config.cluster.name if config.cluster is not None else STANDALONE_CLUSTER
+        self._recorder = Recorder.create(config.name, "gateway", events, store, config.policy, keys, tape, name)
         control = ControlServer(config.control, self._commands(), {"events": journal.stream(config.events)})
         await control.start()
         stack.push_async_callback(control.close)
@@ -84,19 +94,63 @@ class GatewayNode:
         self._driver = Driver(self._engine, self._executor, self._recorder)
         node.on_signals(self._stop, self._reload)
         await self._connect_inside(owner)
+        jobs = [self._driver.run(), *self._recorder.jobs(), *await self._announce(owner, stack)]
         self._started()
-        await self._restore(store)
+        if shared is not None:
+            jobs += await self._join(shared, key, stack)
+        else:
+            await self._restore(store)
         self._listen(plane)
         loop = asyncio.get_running_loop()
         loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
         stack.callback(loop.remove_reader, plane.fact_fd)
-        async with node.background(self._driver.run(), *self._recorder.jobs(), on_failure=self._failed):
-            await self._driver.rest()
-            self._restored.set()
-            self._announce_ready()
-            await self._stopped
+        async with node.background(*jobs, on_failure=self._failed):
+            await self._serve()
         self._recorder.stop({"cause": "asked"}, clock.now())
         return 0
+
+    async def _serve(self) -> None:
+        """From the first restored session to the end."""
+        if self._cluster is not None:
+            restoring = asyncio.ensure_future(self._cluster.restore())
+            await asyncio.wait((restoring, self._stopped), return_when=asyncio.FIRST_COMPLETED)
+            restoring.cancel() if self._stopped.done() else restoring.result()
+        await self._driver.rest()
+        self._restored.set()
+        if not self._stopped.done():
+            self._announce_ready()
+        await self._stopped
+        if self._cluster is not None:
+            await self._cluster.leave()
+
+    async def _announce(self, owner: Ownership, stack: contextlib.AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
+        """Return traffic: nothing has to run for it without ``[announce]``."""
+        wish, tunnel = self._config.announce, self._config.tunnel
+        if wish.mode == "none":
+            return []
+        pools = [str(pool) for pool in (tunnel.pool, tunnel.pool6) if pool is not None]
+        announcer = Announcer.create(wish.mode, wish.interface, wish.command, owner, self._complain, pools=pools)
+        stack.push_async_callback(announcer.close)
+        self._executor.announcing = announcer
+        return [announcer.run()]
+
+    async def _join(
+        self, shared: Shared, key: bytes, stack: contextlib.AsyncExitStack
+    ) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Become a member of the cluster: until the lease is confirmed nothing is forwarded."""
+        config = self._config
+        assert config.cluster is not None
+        self._plane_handle.set_deadline(0)
+        member = Member(
+            node=config.name, address=config.cluster.advertise, public_key=public_key(key), run=secrets.token_hex(4),
+            state=Serving.SERVING, program_version=status.program_version(), formats=(FORMAT,),
+        )  # fmt: skip
+        self._cluster = Cluster(
+            config, config.cluster, shared, member, self._engine, self._plane_handle, self._executor, self._recorder,
+            self._post, self._emit,
+        )  # fmt: skip
+        await self._cluster.join()
+        return self._cluster.jobs()
 
     async def _open_store(self) -> Store:
         if self._config.store == "memory":
@@ -108,12 +162,18 @@ class GatewayNode:
         owner.note(TunInterface(config.tunnel.name))
         try:
             return Plane(
-                role="gateway", private_key=key, cluster_key=_cluster_key(config.state_dir / "cluster.key"),
+                role="gateway", private_key=key, cluster_key=self._key_of_cluster(),
                 tun=config.tunnel.name, mtu=config.tunnel.mtu, queue_bytes=1 << 20,
                 replay_bytes=recovery.replay_buffer, replay_ms=recovery.replay_time // 1_000_000,
             )  # fmt: skip
         except OSError as error:
             raise StartFailed(f"cannot create the tunnel interface {config.tunnel.name}: {error}") from error
+
+    def _key_of_cluster(self) -> bytes:
+        cluster = self._config.cluster
+        if cluster is not None:
+            return read_cluster_key(cluster.key_file)
+        return _cluster_key(self._config.state_dir / "cluster.key")
 
     def _listen(self, plane: Plane) -> None:
         for address in self._config.listen:
@@ -160,6 +220,7 @@ class GatewayNode:
                 gateway=self._config.name, addresses=admitted.inner, routes=tuple(str(r) for r in tunnel.routes),
                 mtu=tunnel.mtu,
                 limits=Limits.of(self._engine.policy), version=BIRTH_VERSION,
+                gateways=self._cluster.gateways() if self._cluster is not None else (),
             )
         )  # fmt: skip
 
@@ -168,13 +229,30 @@ class GatewayNode:
     def _commands(self) -> dict[str, Any]:
         return {
             "status": self._status, "outlook": self._outlook, "down": self._down, "terminate": self._terminate,
-            "switch": self._switch,
+            "switch": self._switch, "drain": self._drain, "cluster": self._cluster_status,
         }  # fmt: skip
 
     async def _status(self, _args: Any) -> Any:
         await self._restored.wait()  # until then it would tell less than there is
         names, late = self._executor.names, self._executor.race.lost
-        return status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names, late)
+        told = status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names, late)
+        return told if self._cluster is None else {**told, "cluster": self._cluster.summary()}
+
+    async def _cluster_status(self, args: Any) -> Any:
+        return self._member().document(with_sessions=bool(args.get("sessions")))
+
+    async def _drain(self, args: Any) -> Any:
+        cluster, wish = self._member(), args.get("set")
+        if wish not in (None, "on", "off"):
+            raise Refused("set is on or off", "invalid_event")
+        if wish is not None:
+            cluster.drain(on=wish == "on")
+        return {"state": cluster.keeper.member.state.value, "sessions": len(self._engine.places)}
+
+    def _member(self) -> Cluster:
+        if self._cluster is None:
+            raise Refused("this gateway stands alone: its file has no [cluster]", "invalid_event")
+        return self._cluster
 
     async def _outlook(self, args: Any) -> Any:
         await self._restored.wait()
@@ -204,6 +282,15 @@ class GatewayNode:
 
     def _post(self, event: Any) -> None:
         self._driver.post(event)
+
+    def _emit(self, event: DomainEvent) -> None:
+        try:
+            self._recorder.emit((event,), clock.now())
+        except journal.JournalFailed as failure:
+            self._failed(failure)
+
+    def _complain(self, text: str) -> None:
+        sys.stderr.write(f"jumpvpn: {text}\n")
 
     def _stop(self) -> None:
         if not self._stopped.done():

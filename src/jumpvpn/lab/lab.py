@@ -57,7 +57,7 @@ class Lab:
         self.uplinks: Mapping[str, Uplink] = UPLINKS
         self.seed = seed
         self._set: NamespaceSet | None = None
-        self._emulators: dict[str, _Emulator] = {}
+        self._emulators: dict[str, Emulator] = {}
         self._mappings = dict.fromkeys(UPLINKS, 0)
         self._nat_address = dict.fromkeys(UPLINKS, 0)
         self._cuts: dict[str, set[str]] = {name: set() for name in UPLINKS}
@@ -66,7 +66,7 @@ class Lab:
         """Build the network. On failure nothing is left."""
         if missing := sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None}):
             raise LabError(f"the lab needs these Debian packages: {' '.join(missing)}")
-        self._set = NamespaceSet.create(NAMESPACES)
+        self._set = NamespaceSet.create(self.namespaces)
         try:
             self._build(self._set)
         except BaseException:
@@ -88,6 +88,11 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The names of the lab's namespaces."""
+        return NAMESPACES
 
     @property
     def id(self) -> str:
@@ -205,16 +210,27 @@ class Lab:
 
     def _build(self, inside: NamespaceSet) -> None:
         emulated = {name: link.emulated for name, link in self.links.items()}
-        paths = {name: inside.path(name) for name in NAMESPACES}
-        self._all(topology.wiring(paths, emulated, {name: link.mtu for name, link in self.links.items()}))
+        paths = {name: inside.path(name) for name in self.namespaces}
+        self._all(self._wiring(paths, emulated, {name: link.mtu for name, link in self.links.items()}))
         for name, link in self.links.items():
             if link.emulated:
                 seed = self.seed * len(UPLINKS) + list(UPLINKS).index(name)
-                self._emulators[name] = _Emulator(inside, UPLINKS[name], link, seed)
+                ends = tuple(topology.air_interface(UPLINKS[name], end) for end in "cr")
+                self._emulators[name] = Emulator(inside, name, ends, link, seed)
                 self._segment(name, link.acts_per_packet)
-        self._all(topology.addressing())
+        self._emulate(inside)
+        self._all(self._addressing())
         for emulator in self._emulators.values():
             emulator.connect()
+
+    def _wiring(self, paths: Mapping[str, str], emulated: Mapping[str, bool], mtu: Mapping[str, int]) -> dict[str, str]:
+        return topology.wiring(paths, emulated, mtu)
+
+    def _addressing(self) -> dict[str, str]:
+        return topology.addressing()
+
+    def _emulate(self, inside: NamespaceSet) -> None:
+        """Start the emulators of links that are not the client's."""
 
     def _all(self, scripts: Mapping[str, str]) -> None:
         """Run one script per namespace side by side; raises LabError with the first failure."""
@@ -271,37 +287,25 @@ class Lab:
             raise LabError(f"no uplink is called {name!r}; there are {', '.join(UPLINKS)}")
         return UPLINKS[name]
 
-    def _emulator(self, uplink: str) -> "_Emulator":
+    def _emulator(self, uplink: str) -> "Emulator":
         self._uplink(uplink)
         if uplink not in self._emulators:
             raise LabError(f"{uplink} is a plain link: give the lab an emulated one, such as Link.with_delay(10)")
         return self._emulators[uplink]
 
 
-class _Emulator:
-    """The emulator process of one link, seen from the lab."""
+class Emulator:
+    """The emulator process of one link, as the lab sees it; "up" is from the first of its `ends` to the second."""
 
-    def __init__(self, inside: NamespaceSet, uplink: Uplink, link: Link, seed: int) -> None:
-        self._control = inside.directory / f"{uplink.name}.sock"
+    def __init__(self, inside: NamespaceSet, name: str, ends: tuple[str, ...], link: Link, seed: int) -> None:
+        self._control = inside.directory / f"{name}.sock"
         self._connection: socket.socket | None = None
+        near, far = ends
+        argv = ["--client", near, "--router", far, "--control", str(self._control), "--seed", str(seed)]
+        argv += ["--impairments", json.dumps({"up": asdict(link.up), "down": asdict(link.down)})]
         self._process = inside.exec(
             "air",
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "jumpvpn.lab.emulator",
-                "--client",
-                topology.air_interface(uplink, "c"),
-                "--router",
-                topology.air_interface(uplink, "r"),
-                "--control",
-                str(self._control),
-                "--seed",
-                str(seed),
-                "--impairments",
-                json.dumps({"up": asdict(link.up), "down": asdict(link.down)}),
-            ],
+            [sys.executable, "-P", "-m", "jumpvpn.lab.emulator", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

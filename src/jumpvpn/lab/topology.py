@@ -55,7 +55,7 @@ UPLINKS: Mapping[str, Uplink] = {
 }
 
 # Common to every host: loose reverse-path checks as distributions set them, no IPv6 chatter on our links.
-_HOST = """
+HOST = """
 ip link set lo up
 for key in ipv4/conf/all/rp_filter ipv4/conf/default/rp_filter; do echo 2 > /proc/sys/net/$key; done
 for key in all default; do
@@ -88,17 +88,21 @@ table ip firewall {
 def wiring(paths: Mapping[str, str], emulated: Mapping[str, bool], mtu: Mapping[str, int]) -> dict[str, str]:
     """Return, per namespace, the shell script that creates the cables which begin there."""
     inner = f"ip link add in0 type veth peer name eth0 netns {paths['server']}\n"
-    scripts = {"gateway": inner, "client": "", "air": ""}
+    scripts = {"gateway": inner, **client_cables(paths, emulated, mtu)}
+    for uplink in UPLINKS.values():
+        far = paths[uplink.name]
+        scripts["gateway"] += f"ip link add {uplink.gateway_interface} type veth peer name wan0 netns {far}\n"
+    return scripts
+
+
+def client_cables(paths: Mapping[str, str], emulated: Mapping[str, bool], mtu: Mapping[str, int]) -> dict[str, str]:
+    """Return the scripts of "client" and "air" that lay the cables between the client and its two routers."""
+    scripts = {"client": "", "air": ""}
     for uplink in UPLINKS.values():
         name, size = uplink.name, mtu[uplink.name]
-        scripts["gateway"] += f"ip link add {uplink.gateway_interface} type veth peer name wan0 netns {paths[name]}\n"
         if emulated[name]:
-            for end, interface, host in (("c", uplink.interface, "client"), ("r", "lan0", name)):
-                air = air_interface(uplink, end)
-                scripts["air"] += (
-                    f"ip link add {air} mtu {size} type veth peer name {interface} mtu {size} netns {paths[host]}\n"
-                    f"ip link set {air} addrgenmode none arp off up\n"
-                )
+            for end, near, host in (("c", uplink.interface, "client"), ("r", "lan0", name)):
+                scripts["air"] += air_cable(air_interface(uplink, end), near, paths[host], size)
         else:
             scripts["client"] += (
                 f"ip link add {uplink.interface} mtu {size} type veth peer name lan0 mtu {size} netns {paths[name]}\n"
@@ -106,14 +110,22 @@ def wiring(paths: Mapping[str, str], emulated: Mapping[str, bool], mtu: Mapping[
     return scripts
 
 
+def air_cable(air: str, interface: str, path: str, mtu: int) -> str:
+    """Return the script that lays a cable from the emulator's interface `air` to `interface` of another namespace."""
+    return (
+        f"ip link add {air} mtu {mtu} type veth peer name {interface} mtu {mtu} netns {path}\n"
+        f"ip link set {air} addrgenmode none arp off up\n"
+    )
+
+
 def addressing() -> dict[str, str]:
     """Return, per namespace, the shell script that gives its host addresses, routes and NAT."""
     return {
-        "client": _HOST + "".join(client_uplink(uplink) for uplink in UPLINKS.values()),
-        **{uplink.name: _router(uplink) for uplink in UPLINKS.values()},
+        "client": HOST + "".join(client_uplink(uplink) for uplink in UPLINKS.values()),
+        **{uplink.name: router(uplink, f"default via {uplink.gateway_address}") for uplink in UPLINKS.values()},
         "gateway": _gateway(),
-        "server": _HOST
-        + _interface("eth0", SERVER_INNER)
+        "server": HOST
+        + bring_up("eth0", SERVER_INNER)
         + f"""
 ip address add {SERVER_PUBLIC}/32 dev lo
 ip route add default via {GATEWAY_INNER} dev eth0
@@ -165,15 +177,16 @@ def here_document(command: str, text: str) -> str:
     return f"{command} <<'END'\n{text}\nEND\n"
 
 
-def _router(uplink: Uplink) -> str:
+def router(uplink: Uplink, onward: str) -> str:
+    """Return the script of an uplink's NAT router; `onward` is its route to the gateways, as ip(8) takes it."""
     first, second = uplink.nat_addresses
     return (
-        _HOST
-        + _interface("lan0", uplink.router_address)
-        + _interface("wan0", first)
+        HOST
+        + bring_up("lan0", uplink.router_address)
+        + bring_up("wan0", first)
         + f"""
 ip address add {second}/24 dev wan0
-ip route add default via {uplink.gateway_address} dev wan0
+ip route add {onward} dev wan0
 ip route add blackhole 10.0.0.0/8
 echo 1 > /proc/sys/net/ipv4/ip_forward
 """
@@ -187,12 +200,12 @@ def _gateway() -> str:
     for uplink in UPLINKS.values():
         interface, address = uplink.gateway_interface, uplink.gateway_address
         network = f"{address.rpartition('.')[0]}.0/24"
-        public += _interface(interface, address) + f"ip route replace {network} dev {interface} src {GATEWAY_PUBLIC}\n"
+        public += bring_up(interface, address) + f"ip route replace {network} dev {interface} src {GATEWAY_PUBLIC}\n"
     return (
-        _HOST
+        HOST
         + f"ip address add {GATEWAY_PUBLIC}/32 dev lo\n"
         + public
-        + _interface("in0", GATEWAY_INNER)
+        + bring_up("in0", GATEWAY_INNER)
         + f"""
 ip route add {SERVER_PUBLIC}/32 via {SERVER_INNER} dev in0
 echo 1 > /proc/sys/net/ipv4/ip_forward
@@ -200,5 +213,6 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
     )
 
 
-def _interface(name: str, address: str) -> str:
+def bring_up(name: str, address: str) -> str:
+    """Return the script that brings an interface up with one address of a /24."""
     return f"ip link set {name} addrgenmode none up\nip address add {address}/24 dev {name}\n"

@@ -134,12 +134,14 @@ class TransportPolicy(Section):
     """Which transports may be used and which come first; selectors as in ``policy.selectors``.
 
     An empty ``allow`` allows all; ``deny`` wins over ``allow``; ``tags`` maps a selector to tags of what it matches.
+    ``standby_gateways``: at how many gateways beside the current one standby transports are kept validated.
     """
 
     allow: Annotated[tuple[SelectorText, ...], Field(strict=False, max_length=64)] = ()
     deny: Annotated[tuple[SelectorText, ...], Field(strict=False, max_length=64)] = ()
     prefer: Annotated[tuple[SelectorText, ...], Field(strict=False, max_length=64)] = ()
     tags: dict[SelectorText, Annotated[tuple[str, ...], Field(strict=False, max_length=16)]] = {}
+    standby_gateways: int = Field(default=2, ge=0, le=7)  # each costs a probe per interface; 8 gateways are plenty
 
     def tags_of(self, interface: str, protocol: str, gateway: str) -> frozenset[str]:
         """Tags that the policy gives this transport."""

@@ -11,7 +11,11 @@ from jumpvpn.values import MINUTE, Instant, TransportId, milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What selection knows of one transport. ``rank`` is the place in ``transports.prefer`` (0 is best)."""
+    """What selection knows of one transport. ``rank`` is the place in ``transports.prefer`` (0 is best).
+
+    ``away``: it leads to another gateway than the session's own. ``avoided``: its gateway leaves, or has just refused.
+    ``doubt``: how many failures of others suggest that this one fails as well.
+    """
 
     id: TransportId
     allowed: bool
@@ -24,6 +28,9 @@ class Candidate:
     loss: float = 0.0
     rtt_ns: int = 0
     stable_ns: int = 0
+    away: bool = False
+    avoided: bool = False
+    doubt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +118,15 @@ def choose(candidates: tuple[Candidate, ...], wish: Wish, budget: Budget, policy
 
 
 def rank_key(candidate: Candidate, _now: Instant) -> tuple[Any, ...]:
-    """Validated first, then policy preference, loss, latency, longest stability, lowest identifier."""
+    """Validated first, then policy preference, loss, latency, longest stability, lowest identifier.
+
+    Gateways that leave come last, then whatever recent failures cast doubt on. Among what policy ranks alike, the
+    session's own gateway is preferred: another one costs a takeover.
+    """
     loss = round(candidate.loss, 2)  # a hundredth of loss is below what two seconds of probes can tell
     rtt_ms = candidate.rtt_ns // 1_000_000
-    return (not candidate.validated, candidate.rank, loss, rtt_ms, -candidate.stable_ns, candidate.id)
+    shunned = (not candidate.validated, candidate.avoided, candidate.doubt)
+    return (*shunned, candidate.rank, candidate.away, loss, rtt_ms, -candidate.stable_ns, candidate.id)
 
 
 def is_better(candidate: Candidate, incumbent: Candidate, policy: Policy) -> bool:

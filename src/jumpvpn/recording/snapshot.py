@@ -14,6 +14,7 @@ from jumpvpn.audit.coalesce import Kind, _Window
 from jumpvpn.audit.sealing import Origin, Sealer
 from jumpvpn.engine.client import ClientEngine
 from jumpvpn.engine.gateway import GatewayEngine
+from jumpvpn.engine.gateways import Gateways
 from jumpvpn.engine.liveness import Liveness
 from jumpvpn.engine.place import Place
 from jumpvpn.engine.seat import Seat
@@ -31,15 +32,14 @@ Part = tuple[str, Any]
 
 ENGINES: dict[str, Shape] = {
     "client": {"policy": Policy, "_proposed": Epoch, "_token": bytes},
-    "gateway": {"policy": Policy, "_by_device": dict[bytes, str], "_births": dict[str, int]},
+    "gateway": {"policy": Policy, "_by_device": dict[bytes, str], "_births": dict[str, int], "draining": bool},
 }
 BOOK: Shape = {
     "transports": dict[TransportId, Transport], "reopen_at": dict[TransportId, Instant], "_paths_used": set[int],
-    "_liveness": dict[TransportId, Liveness],
+    "_liveness": dict[TransportId, Liveness], "gateways": Gateways,
 }  # fmt: skip
 PLANS: Shape = {
-    "denied_until": Instant, "denials": int, "denied_urgent": bool, "let_down": int, "corrected": bool,
-    "unstable_at": Instant, "bound_path": int | None, "rekey_asked": Instant | None,
+    "let_down": int, "corrected": bool, "unstable_at": Instant, "bound_path": int | None, "rekey_asked": Instant | None,
     "_challenged_at": dict[TransportId, Instant],
 }  # fmt: skip
 SEAT: Shape = {"session": Session, "serial": int, "seen": Instant, "retry_at": Instant}
@@ -156,6 +156,7 @@ class Restoring:
         place = Place(_seat(table["seat"], self._sight), b"")
         _put(place, PLACE, table, self._sight)
         self.engine.places[decode(uid, str, self._sight)] = place
+        self.engine.watch_clock(place)
 
 
 def _client(value: Any, sight: Sight) -> ClientEngine:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from jumpvpn.runtime import nft
+from jumpvpn.runtime.bulk import withdraw
 from jumpvpn.runtime.clock import boot_id
 from jumpvpn.runtime.errors import AlreadyRunning, RtnlFailed
 from jumpvpn.runtime.nft import NftFailed
@@ -63,7 +66,17 @@ class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
     ours: str
 
 
-Owned = PolicyRule | RoutingTable | MainRoute | NftTable | TunInterface | Sysctl
+class SegmentEntries(msgspec.Struct, frozen=True, tag="segment"):
+    """Our proxy neighbour entries and routes inside ``pools`` (such as ``10.77.0.0/24``), on the inside interface.
+
+    However many there are, they are noted once, and found by listing.
+    """
+
+    interface: str
+    pools: tuple[str, ...]
+
+
+Owned = PolicyRule | RoutingTable | MainRoute | NftTable | TunInterface | Sysctl | SegmentEntries
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -255,6 +268,11 @@ async def _undo_tun(item: TunInterface) -> None:
     await delete_link(item.name, item.index)
 
 
+async def _undo_segment(item: SegmentEntries) -> None:
+    pools = [ipaddress.ip_network(pool) for pool in item.pools]
+    await asyncio.to_thread(withdraw, item.interface, [(pool.network_address.packed, pool.prefixlen) for pool in pools])
+
+
 async def _undo_sysctl(item: Sysctl) -> None:
     """Only what is still as we set it: what someone else changed since is theirs."""
     with contextlib.suppress(FileNotFoundError):
@@ -269,4 +287,5 @@ _UNDO: dict[type, Callable[..., Awaitable[None]]] = {
     NftTable: _undo_nft,
     TunInterface: _undo_tun,
     Sysctl: _undo_sysctl,
+    SegmentEntries: _undo_segment,
 }

@@ -112,7 +112,8 @@ class Driver:
 
     def _carry_out(self, order: Output, now: Now) -> None:
         if isinstance(order, out.Commit):
-            task = asyncio.create_task(self._commit(order, self._recorder.draft(order, now)))
+            kept = self._executor.kept(order.uid)  # now: the session may be let go before the commit begins
+            task = asyncio.create_task(self._commit(order, self._recorder.draft(order, now), kept))
             self._commits.add(task)
             task.add_done_callback(self._committed)
         elif isinstance(order, out.Emit):
@@ -123,10 +124,10 @@ class Driver:
         else:
             self._executor.execute(order)
 
-    async def _commit(self, order: out.Commit, draft: Draft) -> None:
+    async def _commit(self, order: out.Commit, draft: Draft, kept: Kept) -> None:
         try:
             sealed = self._executor.seal(order.secret, order.uid)
-            result = (await self._recorder.commit(order, draft, self._executor.kept(order.uid), sealed)).value
+            result = (await self._recorder.commit(order, draft, kept, sealed)).value
         except StoreUnavailable:
             result = "unavailable"
         except Overtaken:  # the request ran out of time before its turn came: nobody waits for the answer

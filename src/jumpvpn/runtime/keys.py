@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from jumpvpn.config import decode_key, encode_key
+from jumpvpn.config import KEY_BYTES, decode_key, encode_key
 from jumpvpn.runtime import dataplane
 from jumpvpn.runtime.errors import KeyFileError
 
@@ -43,10 +43,25 @@ def _create(path: Path) -> int:
 
 def read_private_key(path: Path) -> bytes:
     """The private key (32 bytes) in ``path``; only its owner may be able to read the file. Raises KeyFileError."""
+    return _decoded(_secret(path, f"make one with 'jumpvpn keygen {path}'"), path)
+
+
+def read_cluster_key(path: Path) -> bytes:
+    """The key that the gateways of a cluster share (32 bytes, kept raw or as base64 text). Raises KeyFileError."""
+    found = _secret(path, "copy it from the directory that 'jumpvpn cluster init' made")
+    if len(found) == KEY_BYTES:
+        return found
+    try:
+        return decode_key(found.decode("ascii").strip())
+    except ValueError:
+        raise KeyFileError(f"{path} holds no cluster key: 32 bytes or 44 characters of base64 are expected") from None
+
+
+def _secret(path: Path, hint: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise KeyFileError(f"there is no key file {path}; make one with 'jumpvpn keygen {path}'") from None
+        raise KeyFileError(f"there is no key file {path}; {hint}") from None
     except OSError as error:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
     with os.fdopen(fd, "rb") as file:
@@ -57,8 +72,7 @@ def read_private_key(path: Path) -> bytes:
             raise KeyFileError(f"others may read the private key {path}; run: chmod 600 {path}")
         if found.st_uid not in (0, os.geteuid()):
             raise KeyFileError(f"the private key {path} belongs to another user; run: chown {os.geteuid()} {path}")
-        text = file.read(_LONGEST_FILE)
-    return _decoded(text, path)
+        return file.read(_LONGEST_FILE)
 
 
 def public_key_of(path: Path) -> str:

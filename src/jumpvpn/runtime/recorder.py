@@ -49,27 +49,29 @@ async def _to_the_end(work: Callable[[], None]) -> None:
 class Recorder:
     """The sealer, the journal, the store and the checkpoint keys of one node.
 
-    The journal's order is the sealer's: between sealing node-lane lines and appending them nothing is awaited.
+    The journal's order is the sealer's: between sealing node-lane lines and appending them nothing is awaited. Commits
+    of different sessions run at the same time; ``under_way`` are those whose lines may be in the store only.
     """
 
     journal: Journal
     store: Store
     sealer: Sealer
     keys: CheckpointKeys
-    lock: asyncio.Lock
+    under_way: set[asyncio.Future[None]]
     full: asyncio.Event
     tape: Tape | None
+    node: str
 
     @classmethod
     def create(
         cls, node: str, role: str, journal: Journal, store: Store, policy: Policy, keys: CheckpointKeys,
-        tape: Tape | None = None,
+        tape: Tape | None = None, cluster: str = STANDALONE_CLUSTER,
     ) -> Recorder:  # fmt: skip
         """A recorder whose node chain begins with this run; ``tape`` records whatever it seals."""
-        origin = Origin(node, STANDALONE_CLUSTER, clock.boot_id(), secrets.token_hex(4), role)
+        origin = Origin(node, cluster, clock.boot_id(), secrets.token_hex(4), role)
         show = partial(_shown, secrets.token_bytes(32))
         sealer = Sealer(origin, policy, show) if tape is None else tape.sealer(origin, policy, show)
-        return cls(journal, store, sealer, keys, asyncio.Lock(), asyncio.Event(), tape)
+        return cls(journal, store, sealer, keys, set(), asyncio.Event(), tape, node)
 
     def use_policy(self, policy: Policy, now: Now, mode: str = "reload") -> None:
         """Announce ``policy`` with its body; from here on events name it. Raises JournalFailed."""
@@ -78,6 +80,10 @@ class Recorder:
     def resume(self, uid: str, chain: Chain) -> None:
         """Continue a session's chain where the store says it ended."""
         self.sealer.resume(uid, chain)
+
+    def forget(self, uid: str) -> None:
+        """Another node continues the session's chain."""
+        self.sealer.forget(uid)
 
     def emit(self, events: Sequence[DomainEvent], now: Now) -> None:
         """Append node-lane events to the journal, repeated denials as summaries. Raises JournalFailed."""
@@ -92,10 +98,15 @@ class Recorder:
 
         Raises StoreUnavailable (nothing happened) or JournalFailed (committed, but not to be acted on).
         """
-        async with self.lock:
+        done = asyncio.get_running_loop().create_future()
+        self.under_way.add(done)
+        try:
             result = await self.store.commit(self._write(order, draft, kept, sealed))
             if result is CommitResult.COMMITTED:
                 self._append(self.sealer.settle(draft, ended=order.session.state is State.TERMINATED))
+        finally:
+            self.under_way.discard(done)
+            done.set_result(None)
         return result
 
     async def forget_exported(self) -> None:
@@ -105,9 +116,10 @@ class Recorder:
             if self.tape is not None:
                 self.tape.flush()
             self._append(self.sealer.due(clock.now()))
-            async with self.lock:
-                while batch := await self.store.outbox():
-                    await self.store.exported(batch[-1][0])
+            while batch := await self.store.outbox():
+                if self.under_way:  # whoever put these lines there has begun by now
+                    await asyncio.wait(set(self.under_way))
+                await self.store.exported(batch[-1][0])
 
     async def vouch(self) -> None:
         """Write a checkpoint when one is due; runs until cancelled. Raises JournalFailed."""
@@ -167,4 +179,5 @@ class Recorder:
             state=session.state.value, epoch=int(session.epoch),
             body=encode(session, kept, draft.now, self.sealer.origin.boot_id), sealed=sealed, chain=chain.name,
             seq=chain.seq, head=chain.head, lines=draft.lines, device=order.device, write_id=secrets.token_hex(8),
+            owner=self.node, term=session.owner_epoch, shared=order.shared,
         )  # fmt: skip

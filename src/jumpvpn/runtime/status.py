@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from jumpvpn.config import ClientConfig, GatewayConfig
+from jumpvpn.engine import outlook
 from jumpvpn.engine.client import ClientEngine
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.engine.liveness import Liveness
@@ -26,9 +30,20 @@ def program_version() -> str:
 
 
 def of_client(
-    engine: ClientEngine, handle: int, plane: Plane, config: ClientConfig, welcome: Welcome | None, late: int
+    engine: ClientEngine,
+    handle: int,
+    plane: Plane,
+    config: ClientConfig,
+    welcome: Welcome | None,
+    late: int,
+    gateways: Sequence[tuple[str, str]] = (),
+    malformed: int = 0,
 ) -> dict[str, Any]:
-    """The client's document; ``late`` counts orders that the network overtook."""
+    """The client's document; ``late`` counts orders that the network overtook.
+
+    ``gateways`` are name and address of those that the client knows; ``malformed`` counts control messages of theirs
+    that could not be understood.
+    """
     now = clock.boot_time()
     session = engine.session
     sessions = []
@@ -39,7 +54,14 @@ def of_client(
     else:
         sessions = [_unborn(engine, now)]
     addresses = list(welcome.addresses) if welcome is not None else []
-    return _document(config, plane, addresses, sessions, late)
+    document = _document(config, plane, addresses, sessions, late)
+    document["counters"]["control_malformed"] = malformed
+    seen = {found["name"]: found for found in outlook.gateways_of(engine)}
+    unused = {"state": "unused", "rtt_ms": None}
+    return {
+        **document, "gateways": [{"name": name, "address": address, **seen.get(name, unused)}
+                                 for name, address in gateways],
+    }  # fmt: skip
 
 
 def of_gateway(
@@ -180,3 +202,120 @@ def _transport(
         "silence_limit_ms": milliseconds(limits.silence_busy) if limits is not None else None,
         "silence_limit_idle_ms": milliseconds(limits.silence_idle) if limits is not None else None,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """One gateway of the cluster as this one sees it. ``lease_left`` (ns) None: not known here."""
+
+    node: str
+    address: str
+    state: Literal["serving", "draining", "gone"]
+    lease_left: int | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedSession:
+    """One living session of the cluster, by its record. ``since``: how long (ns) it has had this owner, if known."""
+
+    uid: str
+    device: str
+    state: str
+    owner: str
+    term: int
+    since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """The shared store as this gateway sees it.
+
+    ``endpoints``: ``HOST:PORT`` and whether it answered last (None: not tried). ``behind``: changes that are durable
+    here and not yet there; ``oldest_behind`` (ns): how long the oldest of them has waited.
+    """
+
+    endpoints: tuple[tuple[str, bool | None], ...]
+    revision: int
+    behind: int = 0
+    oldest_behind: int | None = None
+
+
+MOST_SESSION_ROWS = 100_000  # some 15 MB of JSON, half of what the control socket carries in one answer
+
+
+def of_cluster(
+    cluster: str,
+    node: str,
+    members: Sequence[MemberFacts],
+    sessions: Sequence[OwnedSession],
+    store: StoreFacts,
+    *,
+    with_sessions: bool = False,
+) -> dict[str, Any]:
+    """The document of ``jumpvpn cluster status`` (its shape: ``cli.cluster_status``), as ``node`` sees the cluster.
+
+    Owners that are no members are listed as gone. ``sessions`` are all living ones of the cluster.
+    """
+    owned = Counter(session.owner for session in sessions)
+    known = {member.node for member in members}
+    gone = [MemberFacts(owner, "", "gone") for owner in owned if owner and owner not in known]
+    rows = sorted(sessions, key=lambda session: session.uid)[:MOST_SESSION_ROWS] if with_sessions else []
+    return {
+        "cluster": cluster,
+        "node": node,
+        "members": [
+            {
+                "node": member.node,
+                "address": member.address,
+                "state": member.state,
+                "lease_left_ms": _maybe_ms(member.lease_left),
+                "sessions": owned[member.node],
+                "version": member.version,
+            }
+            for member in sorted([*members, *gone], key=lambda member: member.node)
+        ],
+        "store": {
+            "endpoints": [{"address": address, "reachable": reachable} for address, reachable in store.endpoints],
+            "revision": store.revision,
+            **_behind(store),
+        },
+        "owners": dict(sorted(owned.items())),
+        "sessions": [_owned_row(session) for session in rows],
+        "sessions_total": len(sessions),
+    }
+
+
+def cluster_part(
+    name: str, state: Literal["serving", "draining", "fenced"], lease_left: int, sessions: int, store: StoreFacts
+) -> dict[str, Any]:
+    """What a gateway's own status says of its cluster, as ``document["cluster"]``; ``lease_left`` in ns.
+
+    ``fenced``: the lease is over (or was never had), so nothing is forwarded.
+    """
+    return {
+        "name": name,
+        "state": state,
+        "lease_left_ms": milliseconds(lease_left),
+        "sessions": sessions,
+        **_behind(store),
+    }
+
+
+def _behind(store: StoreFacts) -> dict[str, Any]:
+    return {"behind": store.behind, "behind_oldest_ms": _maybe_ms(store.oldest_behind)}
+
+
+def _owned_row(session: OwnedSession) -> dict[str, Any]:
+    return {
+        "uid": session.uid,
+        "device": session.device,
+        "state": session.state,
+        "owner": session.owner,
+        "term": session.term,
+        "since_ms": _maybe_ms(session.since),
+    }
+
+
+def _maybe_ms(duration: int | None) -> float | None:
+    return None if duration is None else milliseconds(duration)

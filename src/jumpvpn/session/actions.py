@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.effects import Bind, Effect, Erase, StartAttempt, StopAttempt, Unbind
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt, AttemptKind, Binding, Role, Session, State, Totals, Want
-from jumpvpn.values import MILLISECOND, MINUTE, Epoch, Instant, Version, later
+from jumpvpn.values import MILLISECOND, MINUTE, Epoch, Instant, Version, later, replace
 
 # --- actions ---------------------------------------------------------------------------------------------------------
 
@@ -47,7 +46,7 @@ def open_episode_unbound(session: Session, event: Any, now: Instant) -> Session:
 
 def open_episode_for_owner(session: Session, event: Any, now: Instant) -> Session:
     """As ``open_episode_unbound``, under a new owner."""
-    return note_owner(open_episode_unbound(session, event, now), event, now)
+    return note_owner(lose_owner(open_episode(session, event, now), event, now), event, now)
 
 
 def lose_binding(session: Session, _event: Any, now: Instant) -> Session:
@@ -56,14 +55,24 @@ def lose_binding(session: Session, _event: Any, now: Instant) -> Session:
     return replace(session, binding=None, transportless_at=started)
 
 
+def lose_owner(session: Session, event: Any, now: Instant) -> Session:
+    """As ``lose_binding``, since the former owner was lost if that is known; never later than now."""
+    return lose_binding(session, event, now if event.lost_at is None else min(now, event.lost_at))
+
+
 def note_owner(session: Session, event: Any, _now: Instant) -> Session:
-    """The new incarnation is recorded."""
-    return replace(session, owner_epoch=event.owner_epoch)
+    """The new incarnation is recorded. What the client proved to know, the former owner had bound."""
+    owned = replace(session, owner_epoch=event.owner_epoch)
+    if event.proven_version <= session.version:
+        return owned
+    known = Version(event.proven_version)
+    epoch = Epoch(max(session.epoch, event.proven_epoch))
+    return replace(owned, bound_version=known, prior_bound_version=session.bound_version, epoch=epoch)
 
 
 def unbind_for_owner(session: Session, event: Any, now: Instant) -> Session:
     """A takeover never inherits the binding, nor a proof that was asked for under it; a reattach goes on."""
-    lost = note_owner(lose_binding(session, event, now), event, now)
+    lost = note_owner(lose_owner(session, event, now), event, now)
     asked = lost.attempt
     return replace(lost, attempt=asked if asked is not None and asked.kind is AttemptKind.SWITCH else None)
 

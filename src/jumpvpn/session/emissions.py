@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jumpvpn.policy.model import Policy
+from jumpvpn.session.events import OwnerChanged
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, Totals
 from jumpvpn.values import MILLISECOND, DomainEvent, Instant, TransportId, TransportView, milliseconds
@@ -124,7 +125,11 @@ def _retired(o: Occasion) -> tuple[Built, ...]:
 
 
 def _acquired(o: Occasion) -> tuple[Built, ...]:
-    return _one("ownership.acquired", {"epoch": o.after.owner_epoch, "version": int(o.after.version)})
+    data: dict[str, Any] = {"epoch": o.after.owner_epoch, "version": int(o.after.version)}
+    if isinstance(o.event, OwnerChanged):
+        proven = o.event.proven_version
+        data |= {"from_node": o.event.from_node, "floor": proven if proven > o.before.version else 0}
+    return _one("ownership.acquired", data)
 
 
 def _owner_rejected(o: Occasion) -> tuple[Built, ...]:

@@ -87,9 +87,18 @@ class ReattachRefused:
 
 @dataclass(frozen=True, slots=True)
 class OwnerChanged:
-    """A new owner (another gateway, or this one after a restart) holds the session; the binding is gone."""
+    """A new owner (another gateway, or this one after a restart) holds the session; the binding is gone.
+
+    ``from_node`` owned it before. ``lost_at`` is since when nothing can have carried it, if that is known to be earlier.
+    ``proven_version`` and ``proven_epoch`` are what the client proved to know: above the record's, they show that the
+    former owner died with changes that it had not stored yet.
+    """
 
     owner_epoch: int
+    from_node: str = ""
+    lost_at: Instant | None = None
+    proven_version: int = 0
+    proven_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

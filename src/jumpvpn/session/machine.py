@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.actions import counted
@@ -12,7 +12,7 @@ from jumpvpn.session.events import Event
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Role, Session, State
 from jumpvpn.session.transitions import AFTER_TERMINATION, LISTED, NOT_LISTED, Row
-from jumpvpn.values import DomainEvent, Epoch, Instant, SessionId, Version
+from jumpvpn.values import DomainEvent, Epoch, Instant, SessionId, Version, replace
 
 
 class AmbiguousTable(AssertionError):
@@ -103,7 +103,9 @@ def _reason(row: Row, event: Event) -> Reason | None:
 def _apply(session: Session, event: Event, row: Row, now: Instant) -> Session:
     after = row.action(session, event, now)
     if row.mutates:
-        after = replace(after, version=Version(session.version + 1))
+        # A client may know versions that the former owner had not stored: they are never given twice.
+        newest = max(session.version, getattr(event, "proven_version", 0))
+        after = replace(after, version=Version(newest + 1))
     if row.next is not None:
         totals = counted(session, after.totals, row.next, now)
         after = replace(after, state=row.next, entered_at=now, reason=_reason(row, event), totals=totals)

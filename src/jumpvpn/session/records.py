@@ -1,21 +1,23 @@
 """The durable form of a session: what a store keeps, and how it comes back after a restart or a reboot.
 
-Instants are boot time of the node that wrote them. A reader on the same boot takes them as they are; after a reboot
-they are moved by the wall clock, never into the future: a clock that went back cannot lengthen any deadline.
+Instants are boot time of the node that wrote them. A reader on the same boot takes them as they are; after a reboot, or
+on another node, they are moved by the wall clock, never into the future: a clock that went back cannot lengthen any
+deadline. Where the client has proved how old the session is, small differences of wall clocks do not count.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import msgspec
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Binding, Role, Session, State, Totals
-from jumpvpn.values import MILLISECOND, Epoch, Instant, Now, SessionId, TransportId, Version
+from jumpvpn.values import MILLISECOND, SECOND, Epoch, Instant, Now, SessionId, TransportId, Version
 
 FORMAT = 1
+CLOCKS_APART = 30 * SECOND  # more between two nodes is no drift but a wrong clock: then the older age counts
 
 
 class BadRecord(ValueError):
@@ -96,13 +98,23 @@ def encode(session: Session, kept: Kept, now: Now, boot_id: str) -> bytes:
         prior_bound_version=session.prior_bound_version, peer_version=session.peer_version,
         owner_epoch=session.owner_epoch, switches=session.switches, hold_until=session.hold_until,
         volatile_entries=session.volatile_entries, device=kept.device, device_name=kept.device_name, inner=kept.inner,
-        totals=_TotalsRecord(*astuple(session.totals)),
+        totals=_totals(session.totals),
     )  # fmt: skip
     return msgspec.msgpack.encode(record)
 
 
-def decode(body: bytes, policy: Policy, now: Now, boot_id: str) -> tuple[Session, Kept]:
-    """The session that ``body`` describes, under ``policy``. Raises BadRecord."""
+def _totals(totals: Totals) -> _TotalsRecord:
+    return _TotalsRecord(
+        totals.switches, totals.episodes, totals.volatile, totals.recovering, totals.degraded, totals.transportless,
+        totals.episode_degraded, totals.episode_denials, totals.episode_unseen,
+    )  # fmt: skip
+
+
+def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | None = None) -> tuple[Session, Kept]:
+    """The session that ``body`` describes, under ``policy``. Raises BadRecord.
+
+    ``age_ms`` is the session's age as its client has proved to claim it.
+    """
     try:
         record = msgspec.msgpack.decode(body, type=_SessionRecord)
         state, role = State(record.state), Role(record.role)
@@ -112,7 +124,7 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str) -> tuple[Session
         raise BadRecord(f"not a session record: {error}") from None
     if record.format != FORMAT:
         raise BadRecord(f"record format {record.format} is not {FORMAT}")
-    shift = _shift(record, now, boot_id)
+    shift = _shift(record, now, boot_id, age_ms)
     session = Session(
         id=session_id, role=role, policy=policy, state=state, version=Version(record.version),
         epoch=Epoch(record.epoch), born_at=_moved(record.born_at, shift), entered_at=_moved(record.entered_at, shift),
@@ -129,11 +141,15 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str) -> tuple[Session
     return session, Kept(record.device, record.device_name, record.inner)
 
 
-def _shift(record: _SessionRecord, now: Now, boot_id: str) -> int:
+def _shift(record: _SessionRecord, now: Now, boot_id: str, age_ms: int | None) -> int:
     """What to add (ns) to the record's instants so that they are boot time of this boot."""
     if record.boot_id == boot_id:
         return 0
     away = max(0, now.wall_ms - record.wall_ms) * MILLISECOND
+    if age_ms is not None:
+        # The client cannot be younger than the record, and not much younger than the wall clock says.
+        claimed = max(0, age_ms * MILLISECOND - (record.boot_ns - record.born_at))
+        away = claimed if abs(claimed - away) <= CLOCKS_APART else max(claimed, away)
     return now.boot - away - record.boot_ns
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jumpvpn.engine.plans import BLIND_WAIT, DENIAL_WAIT_MAX, PATIENCE_MAX, PROMPT_TRIES
+from jumpvpn.engine.gateways import DENIAL_WAIT_MAX
+from jumpvpn.engine.plans import BLIND_WAIT, PATIENCE_MAX, PROMPT_TRIES
 from jumpvpn.policy.model import Policy
 from jumpvpn.properties import Property
 from jumpvpn.session.state import Session, State

@@ -16,8 +16,8 @@ from jumpvpn.tracecheck.traces import Finding, Report, Verdict, validate
 
 WHAT = "Judges the sessions of event journals by the TLA+ module of the session, or checks the modules themselves."
 HELP = """Exit status: 0 every session is ACCEPTED (with --model: every promise holds); 1 one is REJECTED (a promise is
-violated, a row or an action is never taken); 2 not judged: wrong use, unreadable journal, no session in it, the
-beginning of one missing, Java or TLC missing or stopped."""
+violated, a row or an action is never taken); 2 not judged: wrong use, unreadable journal, no session in it, a record
+of one missing, Java or TLC missing or stopped."""
 UNJUDGED = 2
 
 
@@ -97,6 +97,7 @@ def _line(finding: Finding) -> str:
     words = {
         Verdict.ACCEPTED: f"{finding.lines} events explained",
         Verdict.REJECTED: f"{finding.explained} of {finding.lines} events explained; {finding.why}",
+        Verdict.MISSING: f"{finding.explained} of {finding.lines} events explained; {finding.why}",
         Verdict.INCOMPLETE: finding.why,
     }
     note = f" ({finding.note})" if finding.note else ""

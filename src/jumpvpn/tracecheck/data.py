@@ -86,6 +86,7 @@ def _line(line: Seen, names: Names) -> str:
         "epoch": epoch,
         "attempts": attempts,
         "limit": bounds.get("attempts") if isinstance(bounds, dict) else None,
+        "floor": line.told("floor"),
     }
     kind = _word(line.told(_KINDS[line.event])) if line.event in _KINDS else "none"
     fields = [

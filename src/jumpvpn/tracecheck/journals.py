@@ -34,6 +34,7 @@ class Seen(msgspec.Struct):
     chain: str
     seq: int
     event: str
+    idx: Any = None
     session_uid: Any = None
     state_version: Any = None
     owner_epoch: Any = None
@@ -55,7 +56,8 @@ class Trace:
     """One session's record at one end, in order. ``total`` counts its lines, also those beyond the bound.
 
     ``silent`` says that attempts may have begun and ended without a line (their lane is not here, or was cut by a
-    restart). ``forked`` is the first sequence number that has two different records.
+    restart). ``forked`` is the first sequence number that has two different records, ``missing`` the first that has
+    none. What a former owner wrote behind is a trace of its own, named ``CHAIN@TERM``, with all that led to it.
     """
 
     chain: str
@@ -64,6 +66,7 @@ class Trace:
     limits: set[int] = field(default_factory=set)
     silent: bool = False
     forked: int | None = None
+    missing: int | None = None
 
     @property
     def cut(self) -> bool:
@@ -73,7 +76,7 @@ class Trace:
     @property
     def first(self) -> int:
         """The number of the first record that is here, 0 if there is none."""
-        return next((line.seq for line in self.lines if line.chain == self.chain), 0)
+        return next((line.seq for line in self.lines if line.chain == self.chain.partition("@")[0]), 0)
 
 
 @dataclass(slots=True)
@@ -153,7 +156,7 @@ class _Shelf:
 
     def __init__(self, chosen: list[str]) -> None:
         self._traces = {chain: Trace(chain) for chain in chosen}
-        self._lines: dict[str, dict[int, Seen]] = {chain: {} for chain in chosen}
+        self._lines: dict[str, dict[int, list[Seen]]] = {chain: {} for chain in chosen}
         self._attempts: dict[str, list[_Attempt]] = {chain: [] for chain in chosen}
         self._last: dict[str, int] = {}
         self._nodes: set[str] = set()
@@ -174,14 +177,12 @@ class _Shelf:
     def _state_lane(self, record: Seen) -> None:
         trace, lines = self._traces[record.chain], self._lines[record.chain]
         self._last[record.chain] = record.seq
-        known = lines.get(record.seq)
-        if known is not None:
-            if known != record and trace.forked is None:
-                trace.forked = record.seq
+        known = lines.get(record.seq, [])
+        if record in known:
             return
-        trace.total += 1
-        if record.seq <= LINES_MAX:
-            lines[record.seq] = record
+        trace.total += not known
+        if record.seq <= LINES_MAX and len(known) < BRANCHES_MAX:
+            lines[record.seq] = [*known, record]
         bounds = record.told("bounds")
         _note_limit(trace.limits, bounds.get("attempts") if isinstance(bounds, dict) else None)
 
@@ -201,22 +202,85 @@ class _Shelf:
                     lane.append(_Attempt(record, self._last.get(chain, 0)))
 
     def traces(self) -> list[Trace]:
-        """Every chosen chain with its lines in order."""
+        """Every chosen chain with its lines in order, then the tails that were written beside it."""
+        found = []
         for chain, trace in self._traces.items():
-            ordered = [self._lines[chain][seq] for seq in sorted(self._lines[chain])]
-            nodes = {str(line.node_id) for line in ordered}
-            attempts = [attempt for attempt in self._attempts[chain] if str(attempt.line.node_id) in nodes]
-            restarted = chain.startswith("s:") and any(line.told("row") in _TAKEOVERS for line in ordered)
-            trace.silent = restarted or not nodes <= self._nodes or bool(nodes & self._gaps)
-            trace.limits |= self._limits
-            merged = _merged(ordered, attempts)
-            trace.total += len(merged) - len(ordered)
-            trace.lines = merged[:LINES_MAX]
-        return list(self._traces.values())
+            kept, tails = _branches([line for seq in sorted(self._lines[chain]) for line in self._lines[chain][seq]])
+            ordered, trace.forked = _single(kept)
+            found.append(self._filled(trace, ordered, chain))
+            for term, first, lines in tails:
+                behind, forked = _single(lines)
+                ordered_tail = [line for line in ordered if line.seq < first] + behind
+                tail = Trace(f"{chain}@{term}", total=len(ordered_tail), limits=set(trace.limits), forked=forked)
+                found.append(self._filled(tail, ordered_tail, chain))
+        return found
+
+    def _filled(self, trace: Trace, ordered: list[Seen], chain: str) -> Trace:
+        nodes = {str(line.node_id) for line in ordered}
+        attempts = [attempt for attempt in self._attempts[chain] if str(attempt.line.node_id) in nodes]
+        restarted = chain.startswith("s:") and any(line.told("row") in _TAKEOVERS for line in ordered)
+        trace.silent = restarted or not nodes <= self._nodes or bool(nodes & self._gaps)
+        trace.limits |= self._limits
+        trace.missing = next(
+            (n for n, line in enumerate(ordered, ordered[0].seq if ordered else 0) if n != line.seq), None
+        )
+        merged = _merged(ordered, attempts)
+        trace.total += len(merged) - len(ordered)
+        trace.lines = merged[:LINES_MAX]
+        return trace
 
 
 _TAKEOVERS = {"8", "8.volatile", "8.same", "8.birth"}
+BRANCHES_MAX = 4  # records that share a number: the kept one, a tail's, and one more that shows a fork
+TAILS_MAX = 8  # of one session that are judged
 LIMITS_MAX = 64  # each is a branch of the search at every policy and owner
+
+
+def _branches(lines: list[Seen]) -> tuple[list[Seen], list[tuple[int, int, list[Seen]]]]:
+    """The kept chain, and what owners before a change of owner wrote beside it: their terms, first numbers, lines.
+
+    A tail begins where the change of owner does; an earlier term behind it is no tail, but a term that falls.
+    """
+    claims = [(term, _begin(line), line) for line in lines if (term := _claimed(line)) > 1]
+    claims.sort(key=lambda claim: claim[:2])
+    kept: list[Seen] = []
+    tails: dict[int, tuple[int, int, list[Seen]]] = {}
+    for line in lines:
+        over = next((c for c in claims if c[0] > _term(line) and c[1] <= line.seq and not _within(line, c[2])), None)
+        if over is None or (over[0] not in tails and line.seq != over[1]):
+            kept.append(line)
+        elif over[0] in tails or len(tails) < TAILS_MAX:
+            tails.setdefault(over[0], (over[0] - 1, over[1], []))[2].append(line)
+    return kept, list(tails.values())
+
+
+def _claimed(line: Seen) -> int:
+    """The term that a line's owner acquires with it; 0 for other lines."""
+    return _term(line) if line.event == "ownership.acquired" and line.chain.startswith("s:") else 0
+
+
+def _begin(claim: Seen) -> int:
+    """The number with which the commit of a change of owner begins."""
+    return claim.seq - claim.idx + 1 if type(claim.idx) is int and 1 <= claim.idx <= claim.seq else claim.seq
+
+
+def _term(line: Seen) -> int:
+    return line.owner_epoch if type(line.owner_epoch) is int else 0
+
+
+def _within(line: Seen, claim: Seen) -> bool:
+    """Whether a line stands before the change of owner in its commit: some rows outrank it."""
+    return line.seq < claim.seq and line.node_id == claim.node_id and _term(line) == _term(claim) - 1
+
+
+def _single(lines: list[Seen]) -> tuple[list[Seen], int | None]:
+    """One line for each number, and the first number that has two."""
+    single: dict[int, Seen] = {}
+    forked = None
+    for line in lines:
+        if single.setdefault(line.seq, line) is not line and forked is None:
+            forked = line.seq
+    return list(single.values()), forked
 
 
 def _note_limit(limits: set[int], value: Any) -> None:
@@ -225,17 +289,25 @@ def _note_limit(limits: set[int], value: Any) -> None:
 
 
 def _merged(ordered: list[Seen], attempts: list[_Attempt]) -> list[Seen]:
-    """The state lane with the attempts in between, each after the last line of the version that it names.
+    """The state lane with the attempts in between, each after the last line of the term and version that it names.
 
-    If no line has that version, something is wrong; then it stays where its journal has it.
+    If no line has them, something is wrong; then it stays where its journal has it. What names a later version of a
+    term than this trace has, while the trace goes on under another, belongs to a tail.
     """
     places = {line.seq: place for place, line in enumerate(ordered, 1)}
-    versions = {line.state_version: place for place, line in enumerate(ordered, 1) if type(line.state_version) is int}
+    versions = {
+        (_term(line), line.state_version): place
+        for place, line in enumerate(ordered, 1)
+        if type(line.state_version) is int
+    }
+    newest = max((_term(line) for line in ordered), default=0)
     after: dict[int, list[Seen]] = {}
     for attempt in attempts:
-        version = attempt.line.state_version
-        place = (versions.get(version) if type(version) is int else None) or places.get(attempt.last, 0)
-        after.setdefault(place, []).append(attempt.line)
+        term, version = _term(attempt.line), attempt.line.state_version
+        place = versions.get((term, version)) if type(version) is int else None
+        if place is None and term < newest:
+            continue
+        after.setdefault(place or places.get(attempt.last, 0), []).append(attempt.line)
     merged = list(after.get(0, ()))
     for place, line in enumerate(ordered, 1):
         merged += [line, *after.get(place, ())]

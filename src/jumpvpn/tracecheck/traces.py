@@ -13,6 +13,7 @@ from jumpvpn.tracecheck import tlc
 from jumpvpn.tracecheck.data import Names, module
 from jumpvpn.tracecheck.journals import LIMITS_MAX, LINES_MAX, TRACES_MAX, Seen, Trace, read
 
+LOOK_AHEAD = 6  # TraceSession looks so many lines ahead for what a row's first line does not tell
 LINES_PER_RUN = 6_000  # one JVM parses them in some seconds within its heap; start-up is paid once for all its traces
 _AT = re.compile(r'<<\s*"at",(.*?)>>', re.DOTALL)
 _EXPLAINED = re.compile(r'<<\s*"explained",\s*(\d+)\s*>>')
@@ -25,6 +26,7 @@ class Verdict(Enum):
 
     ACCEPTED = "ACCEPTED"  # the module explains every event
     REJECTED = "REJECTED"  # it explains the events before one, and not that one
+    MISSING = "MISSING"  # it explains the events before one that is not in the given journals
     INCOMPLETE = "INCOMPLETE"  # not judged: the beginning is not in the given journals, or too much is open
 
 
@@ -197,7 +199,19 @@ def _finding(trace: Trace, names: Names, place: _Place, *, accepted: bool) -> Fi
     line = None if at_end else trace.lines[explained]
     why = _missing(place) if line is None else f"{_event(line)}, but {_standing(place, names, line)}"
     at = None if line is None else f"{_short(line.chain)}/{line.seq}"
+    gap = trace.missing
+    if gap is not None and any(near.seq >= gap for near in _near(trace, explained)):
+        why = f"record {gap} is not in the given journals: what follows cannot be judged"
+        return Finding(
+            trace.chain, Verdict.MISSING, explained, len(trace.lines), f"{trace.chain}/{gap}", why, note, rows
+        )
     return Finding(trace.chain, Verdict.REJECTED, explained, len(trace.lines), at, why, note, rows)
+
+
+def _near(trace: Trace, explained: int) -> list[Seen]:
+    """The first unexplained line and those after it that tell what it means: for want of one it may go unexplained."""
+    lines = trace.lines[explained : explained + LOOK_AHEAD + 1]
+    return [line for line in lines if not line.chain.startswith("n:")]
 
 
 def _event(line: Seen) -> str:

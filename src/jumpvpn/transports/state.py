@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from jumpvpn.policy.model import SwitchingPolicy
 from jumpvpn.transports.flap import Penalty
-from jumpvpn.values import Instant, TransportId
+from jumpvpn.values import Instant, TransportId, replace
 
 
 class Condition(Enum):
@@ -41,6 +41,7 @@ class Transport:
     loss_down: float = 0.0
     penalty: Penalty = Penalty()
     needs_epoch: bool = False  # the gateway answered, but holds no keys of this epoch
+    failed_at: Instant | None = None  # since when it is silent or dead
 
     @property
     def loss(self) -> float:
@@ -72,6 +73,11 @@ def vanished(transport: Transport, now: Instant, policy: SwitchingPolicy) -> Tra
     return _fail(transport, Condition.GONE, now, policy)
 
 
+def retired(transport: Transport, now: Instant) -> Transport:
+    """Nothing failed: it is not wanted any more."""
+    return _turn(transport, Condition.GONE, now)
+
+
 def validated(transport: Transport, peer: str, rtt_ns: int, now: Instant) -> Transport:
     """A challenge was answered from ``peer``."""
     fresh = replace(
@@ -83,6 +89,19 @@ def validated(transport: Transport, peer: str, rtt_ns: int, now: Instant) -> Tra
 def hinted(transport: Transport, now: Instant) -> Transport:
     """The gateway answered that it holds no binding: reachable, but only for a reattach."""
     return _turn(replace(transport, validated_at=now, heard_at=now, needs_epoch=True), Condition.GOOD, now)
+
+
+def standby_answered(transport: Transport, rtt_ns: int, now: Instant) -> Transport:
+    """Another gateway than the session's own answered a probe: reachable, but only for a reattach.
+
+    Nobody else measures a transport that no session uses, so its round-trip time is smoothed here (RFC 6298).
+    """
+    if transport.rtt_ns:
+        deviation = (3 * transport.rtt_dev_ns + abs(transport.rtt_ns - rtt_ns)) // 4
+        rtt_ns = (7 * transport.rtt_ns + rtt_ns) // 8
+    else:
+        deviation = rtt_ns // 2
+    return hinted(replace(transport, rtt_ns=rtt_ns, rtt_dev_ns=deviation), now)
 
 
 def measured(transport: Transport, rtt_ns: int, rtt_dev_ns: int, loss_up: float, loss_down: float) -> Transport:
@@ -116,7 +135,9 @@ def heard(transport: Transport, now: Instant) -> Transport:
 def _turn(transport: Transport, condition: Condition, now: Instant) -> Transport:
     if transport.condition is condition:
         return transport
-    return replace(transport, condition=condition, since=now)
+    failing = condition in (Condition.SILENT, Condition.DEAD)
+    began = (transport.failed_at or now) if failing else None
+    return replace(transport, condition=condition, since=now, failed_at=began)
 
 
 def _fail(transport: Transport, condition: Condition, now: Instant, policy: SwitchingPolicy) -> Transport:

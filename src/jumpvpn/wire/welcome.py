@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from jumpvpn.policy.model import Policy
+from jumpvpn.wire.gateways import GATEWAYS_MAX, Gateway, Gateways, distinct
 
 WELCOME_MAX_BYTES = 1500  # wire format: the response fits two datagrams
 
@@ -59,8 +60,12 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Inner addresses (``address/prefix``) and routes for the client, and the gateway's bounds."""
+class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Inner addresses (``address/prefix``) and routes for the client, and the gateway's bounds.
+
+    ``gateways`` are those of the cluster, the nearest first, this one among them; a standalone gateway names none, and
+    then the bytes are as if there were no such field.
+    """
 
     gateway: _Text
     addresses: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=4)]
@@ -68,14 +73,23 @@ class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)]
     limits: Limits
     version: _Count
+    gateways: Gateways = ()
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
-    """The bytes for the handshake response. Raises ValueError if they do not fit."""
-    body = msgspec.msgpack.encode(welcome)
-    if len(body) > WELCOME_MAX_BYTES:
-        raise ValueError(f"the welcome has {len(body)} bytes, at most {WELCOME_MAX_BYTES} fit: announce fewer routes")
-    return body
+    """The bytes for the handshake response. The farthest gateways are left out as far as there is no room for them:
+    the client learns them later, by the control message. Raises ValueError if the rest does not fit.
+    """
+    gateways: tuple[Gateway, ...] = distinct(welcome.gateways)[:GATEWAYS_MAX]
+    while True:
+        body = msgspec.msgpack.encode(msgspec.structs.replace(welcome, gateways=gateways))
+        if len(body) <= WELCOME_MAX_BYTES:
+            return body
+        if not gateways:
+            raise ValueError(
+                f"the welcome has {len(body)} bytes, at most {WELCOME_MAX_BYTES} fit: announce fewer routes"
+            )
+        gateways = gateways[:-1]
 
 
 def decode_welcome(body: bytes) -> Welcome:
@@ -86,6 +100,7 @@ def decode_welcome(body: bytes) -> Welcome:
             ipaddress.ip_interface(address)
         for route in welcome.routes:
             ipaddress.ip_network(route)
+        distinct(welcome.gateways)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadWelcome(f"the gateway's welcome is malformed: {error}") from None
     return welcome

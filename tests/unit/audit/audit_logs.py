@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from jumpvpn.audit.auditor import Report, audit_lines
-from jumpvpn.audit.chain import GENESIS
+from jumpvpn.audit.chain import GENESIS, Chain
 from jumpvpn.audit.checkpoints import Link
 from jumpvpn.audit.sealing import Origin, Sealer
 from jumpvpn.policy.model import Policy
 from jumpvpn.session import events as ev
 from jumpvpn.session.machine import birth, step
 from jumpvpn.session.reasons import Reason
+from jumpvpn.session.records import Kept, decode, encode
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.values import MILLISECOND, SECOND, DomainEvent, Epoch, Instant, Now, SessionId, TransportId, Version
 
@@ -30,17 +32,18 @@ Records = list[dict[str, Any]]
 
 
 class Node:
-    """One node and its journal; ``at`` is its clock in ms since ``START_MS``."""
+    """One node and its journal; ``at`` is its clock in ms since ``START_MS``; its boot clock is ``offset`` ahead."""
 
     def __init__(
-        self, name: str = "gw1", role: str = "gateway", *, policy: Policy | None = None, run: str = "r1"
-    ) -> None:
+        self, name: str = "gw1", role: str = "gateway", *, policy: Policy | None = None, run: str = "r1",
+        boot: str = "boot", offset: int = 0,
+    ) -> None:  # fmt: skip
         self.name, self.role = name, role
         self.policy = policy or Policy()
         self.lines: list[bytes] = []
-        self.at = 0
+        self.at, self.offset = 0, offset
         self.number, self.previous = 0, GENESIS
-        self.begin(run)
+        self.begin(run, boot=boot)
 
     def begin(self, run: str, *, boot: str = "boot") -> None:
         """A process starts."""
@@ -57,7 +60,7 @@ class Node:
 
     @property
     def now(self) -> Now:
-        return Now(Instant((START_MS + self.at) * MILLISECOND), WALL_MS + self.at)
+        return Now(Instant((START_MS + self.offset + self.at) * MILLISECOND), WALL_MS + self.at)
 
     def note(self, *events: DomainEvent) -> None:
         """Node-lane events."""
@@ -234,3 +237,89 @@ def rules(report: Report) -> set[str]:
 def judged(lines: Iterable[bytes], **options: Any) -> Report:
     """The audit of ``lines``."""
     return audit_lines(lines, **options)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store has of a session: the record as bytes, the head of its chain, and which node owns it."""
+
+    record: bytes
+    uid: str
+    chain: Chain
+    owner: str
+
+
+class Shared(Tale):
+    """A session of a cluster: ``store`` is what another gateway would find, ``claim`` how it goes on from there."""
+
+    def store(self) -> Stored:
+        """The record as it is has reached the store."""
+        node, uid = self.node, self.session.uid
+        record = encode(self.session, Kept(b"", "", ()), node.now, node.sealer.origin.boot_id)
+        return Stored(record, uid, node.sealer._sessions[uid], node.name)
+
+    def restored(self, node: Node, found: Stored, *, at: int | None = None) -> Shared:
+        """The session as ``node`` reads it from the store, before it claims it."""
+        if at is not None:
+            node.at = at
+        other = Shared.__new__(Shared)
+        other.node, other.id = node, self.id
+        other.session = decode(found.record, node.policy, node.now, node.sealer.origin.boot_id)[0]
+        node.sealer.resume(found.uid, found.chain)
+        return other
+
+    def claim(
+        self, node: Node, found: Stored, *, at: int | None = None, proven: int = 0, proven_epoch: int = 0,
+        lost_at: int | None = None, term: int | None = None,
+    ) -> Shared:  # fmt: skip
+        """``node`` acquires the session; ``proven``: the version that the client proved to know. Gives its own tale."""
+        other = self.restored(node, found, at=at)
+        session = other.session
+        lost = Instant((START_MS + node.offset + lost_at) * MILLISECOND) if lost_at is not None else None
+        term = term or session.owner_epoch + 1
+        changed = ev.OwnerChanged(term, found.owner, lost, proven, proven_epoch)
+        incumbent = session.incumbent
+        assert incumbent is not None
+        if session.state in (State.ATTACHED, State.VOLATILE):
+            return other.feed(changed, ev.TransportDied(incumbent, "binding_cleared"), ev.NoCandidate(1))
+        return other.feed(changed)
+
+
+def gateway(name: str, *, offset: int = 0) -> Node:
+    """A gateway of a cluster, on a machine of its own whose boot clock is ``offset`` ms ahead."""
+    return Node(name, boot=f"boot-{name}", offset=offset)
+
+
+def lost(tale: Tale, code: str = "not_owner", *, at: int | None = None) -> None:
+    """The node says that it owns the session no more."""
+    if at is not None:
+        tale.node.at = at
+    session = tale.session
+    tale.node.note(
+        DomainEvent(
+            "ownership.lost",
+            "N",
+            session=session.uid,
+            state_version=int(session.version),
+            owner_epoch=session.owner_epoch,
+            prev_state=session.state.value,
+            state=session.state.value,
+            reason="lease_lost",
+            data={"row": "32", "epoch": session.owner_epoch, "code": code},
+        )
+    )
+
+
+def killed_owner(*, behind: bool = True, vouch: bool = True) -> tuple[Node, Node]:
+    """Two gateways: gw1 dies with a switch written behind, which the client knows; gw2 takes over by its request."""
+    one, two = gateway("gw1"), gateway("gw2", offset=77_000)
+    tale = Shared(one).feed(attached(), at=50)
+    found = tale.store()
+    if behind:
+        tale.feed(accepted(PATH1, 2, "n-1"), at=4_000)
+    proven = int(tale.session.version)
+    moved = tale.claim(two, found, at=6_000, proven=proven if behind else 0, proven_epoch=2 if behind else 0)
+    moved.feed(accepted(PATH0, 3, "n-2"), at=6_100)
+    moved.feed(closed(), at=9_000)
+    two.stop(vouch=vouch)
+    return one, two

@@ -142,3 +142,26 @@ def test_limits_only_tighten() -> None:
     assert (met.session.transport_ttl, met.switching.max_per_minute) == (60 * SECOND, 3)
     loose = msgspec.structs.replace(Limits.of(mine), transport_ttl=10**15, max_per_minute=600)
     assert loose.applied_to(mine) == mine
+
+
+@given(sessions(LIVE), st.integers(0, 10**6), st.integers(-29_000, 29_000))
+def test_a_proved_age_counts_where_two_nodes_clocks_differ_a_little(
+    session: Session, away_ms: int, skew_ms: int
+) -> None:
+    body = records.encode(session, KEPT, WRITTEN, "boot-a")
+    age_ms = (WRITTEN.boot - session.born_at) // MILLISECOND + away_ms
+    now = Now(Instant(7 * SECOND), WRITTEN.wall_ms + away_ms + max(skew_ms, -away_ms))
+    again, _ = records.decode(body, session.policy, now, "boot-b", age_ms)
+    assert abs(now.boot - again.born_at - age_ms * MILLISECOND) <= MILLISECOND
+
+
+@given(sessions(LIVE), st.integers(31_000, 10**9), st.integers(0, 10**6))
+def test_a_client_cannot_make_its_session_younger(session: Session, away_ms: int, claimed_ms: int) -> None:
+    body = records.encode(session, KEPT, WRITTEN, "boot-a")
+    now = Now(Instant(7 * SECOND), WRITTEN.wall_ms + away_ms)
+    honest, _ = records.decode(body, session.policy, now, "boot-b")
+    age_ms = min(claimed_ms, (WRITTEN.boot - session.born_at) // MILLISECOND + away_ms - 31_000)
+    claimed, _ = records.decode(body, session.policy, now, "boot-b", age_ms)
+    assert claimed.born_at == honest.born_at
+    written, _ = records.decode(body, session.policy, Now(WRITTEN.boot, WRITTEN.wall_ms), "boot-b", 0)
+    assert written.born_at <= session.born_at

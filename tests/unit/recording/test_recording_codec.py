@@ -155,7 +155,7 @@ def test_a_snapshot_forgets_nothing_that_an_engine_keeps() -> None:
     sealer = Sealer(Origin("n", "c", "b", "r", "client"), Policy(), shown_address)
     parts = {"seat", "book", "plans"}
     assert set(vars(client)) == {*snapshot.ENGINES["client"], *parts}
-    assert set(vars(gateway)) == {*snapshot.ENGINES["gateway"], "places"}
+    assert set(vars(gateway)) == {*snapshot.ENGINES["gateway"], "places", "alarms"}
     assert set(vars(TransportBook())) == set(snapshot.BOOK)
     assert set(vars(Plans(TransportBook()))) == {*snapshot.PLANS, "_book"}
     assert {f.name for f in fields(Seat)} == {*snapshot.SEAT, "pending", "waiting"}

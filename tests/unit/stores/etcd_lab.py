@@ -13,18 +13,23 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from jumpvpn.runtime.stores.etcd.client import Client
+from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
+from jumpvpn.runtime.stores.etcd import operations
+from jumpvpn.runtime.stores.etcd.client import RANGE, REVOKE, TXN, Client, Method
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
+from jumpvpn.runtime.stores.etcd.operations import delete
 
 START_SECONDS = 30.0  # for a member on a busy machine
 DAY = datetime.timedelta(days=1)
@@ -164,6 +169,22 @@ class Cluster:
         }
         return EtcdConfig(**{**values, **changes})  # type: ignore[arg-type]
 
+    @staticmethod
+    def deletion(key: bytes) -> tuple[Method, pb.TxnRequest]:
+        """For ``Client.ask``."""
+        return TXN, pb.TxnRequest(success=[delete(key)])
+
+    @staticmethod
+    async def lease_of(client: Client, key: bytes) -> int:
+        """Under which lease a key is; 0 = none."""
+        answer = await client.ask(RANGE, pb.RangeRequest(key=key))
+        return int(answer.kvs[0].lease)
+
+    @staticmethod
+    async def revoke(client: Client, lease: int) -> None:
+        """End a lease."""
+        await client.ask(REVOKE, pb.LeaseRevokeRequest(id=lease))
+
     def _start(self, member: Member) -> None:
         peers = ",".join(f"{m.name}=https://127.0.0.1:{m.peer}" for m in self.members)
         tls = (
@@ -233,6 +254,23 @@ class Proxy:
                 sink.write(data)
                 await sink.drain()
         sink.close()
+
+
+async def put(client: Client, key: bytes, value: bytes) -> None:
+    """Set a key, as anybody with a certificate can."""
+    await client.ask(TXN, pb.TxnRequest(success=[operations.put(key, value)]))
+
+
+def before_each_change(client: Client, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call ``act`` just before ``client`` sends a transaction that would change something."""
+    original = client.once
+
+    async def once(method: Any, request: Any, deadline: float) -> Any:
+        if method is TXN and request.compare:
+            act()
+        return await original(method, request, deadline)
+
+    monkeypatch.setattr(client, "once", once)
 
 
 async def compact(client: Client, revision: int) -> None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from jumpvpn.runtime.journal import Journal, JournalFailed, export_outbox, read_lines
 from jumpvpn.runtime.stores.base import CommitResult, Store, StoreUnavailable, Write
+from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
@@ -43,10 +44,13 @@ async def _opened(kind: str, request: pytest.FixtureRequest, folder: Path) -> St
         return MemoryStore()
     if kind == "sqlite":
         return await SqliteStore.open(folder / "s.db")
-    return await EtcdStore.open(request.getfixturevalue("etcd").config())
+    shared = await EtcdStore.open(request.getfixturevalue("etcd").config())
+    if kind == "cluster":
+        return await ClusterStore.open(await SqliteStore.open(folder / "s.db"), shared, "gw1")
+    return shared
 
 
-@pytest_asyncio.fixture(params=["memory", "sqlite", "etcd"])
+@pytest_asyncio.fixture(params=["memory", "sqlite", "etcd", "cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     opened = await _opened(request.param, request, tmp_path)
     yield opened
@@ -95,6 +99,16 @@ async def test_epoch_and_chain_never_go_back(store: Store) -> None:
     await store.commit(a_write(1, epoch=5, seq=9))
     assert await store.commit(a_write(2, epoch=4, seq=10)) is CommitResult.CONFLICT
     assert await store.commit(a_write(2, epoch=5, seq=8)) is CommitResult.CONFLICT
+
+
+async def test_owner_and_term_are_kept_and_a_term_never_goes_back(store: Store) -> None:
+    await store.commit(a_write(1, owner="gw1", term=4))
+    assert await store.commit(a_write(2, owner="gw2", term=3)) is CommitResult.CONFLICT
+    assert await store.commit(a_write(2, owner="gw2", term=5)) is CommitResult.COMMITTED
+    found = await store.load(SESSION)
+    assert found is not None
+    assert (found.owner, found.term) == ("gw2", 5)
+    assert await store.load_all() == [found]
 
 
 async def test_sealed_none_keeps_the_stored_keys(store: Store) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from etcd_lab import Cluster, Proxy, compact
+from etcd_lab import Cluster, Proxy, before_each_change, compact, put
 
-from jumpvpn.runtime.stores.base import CommitResult, StoreUnavailable, Write
+from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, ForeignRecord, StoreUnavailable, Write
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
-from jumpvpn.runtime.stores.etcd.client import TXN, Client
+from jumpvpn.runtime.stores.etcd.client import TXN
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
-from jumpvpn.runtime.stores.etcd.records import ForeignRecord, Names
-from jumpvpn.runtime.stores.etcd.store import LONGEST_COMMIT, LONGEST_RECORD, CommitUnknown, EtcdStore
+from jumpvpn.runtime.stores.etcd.records import Names
+from jumpvpn.runtime.stores.etcd.remembered import Remembered
+from jumpvpn.runtime.stores.etcd.store import LONGEST_COMMIT, LONGEST_RECORD, EtcdStore
 
 SESSION = b"s" * 16
 SECRET = b"never to be shown"
@@ -44,23 +46,6 @@ def a_write(version: int = 1, **changes: object) -> Write:
 
 async def lines_of(store: EtcdStore) -> list[bytes]:
     return [line for _, line in await store.outbox(limit=1 << 20)]
-
-
-async def put(client: Client, key: bytes, value: bytes) -> None:
-    operation = pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
-    await client.ask(TXN, pb.TxnRequest(success=[operation]))
-
-
-def before_each_change(client: Client, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call ``act`` just before ``client`` sends a transaction that would change something."""
-    original = client.once
-
-    async def once(method: Any, request: Any, deadline: float) -> Any:
-        if method is TXN and request.compare:
-            act()
-        return await original(method, request, deadline)
-
-    monkeypatch.setattr(client, "once", once)
 
 
 async def test_of_twenty_gateways_exactly_one_takes_a_session(etcd: Cluster) -> None:
@@ -220,6 +205,20 @@ async def test_foreign_and_damaged_bytes_are_named_and_let_nothing_in(etcd: Clus
     await store.close()
 
 
+async def test_records_without_an_owner_are_read(etcd: Cluster) -> None:
+    config = etcd.config()
+    store = await EtcdStore.open(config)
+    record = a_write().stored_over(None)
+    fields = (record.session_id, record.version, record.state, record.epoch, record.body, record.sealed, record.chain)
+    packed = msgspec.msgpack.encode([*fields, record.seq, record.head, record.write_id])
+    value = b"JVS\x01" + hashlib.sha256(packed).digest()[:8] + packed
+    await put(store.client, Names(config.cluster, config.node).live_session(SESSION), value)
+    assert await store.load(SESSION) == record
+    assert (record.owner, record.term) == ("", 0)
+    assert await store.commit(a_write(2, owner="gw1", term=1)) is CommitResult.COMMITTED
+    await store.close()
+
+
 async def test_another_layout_is_refused(etcd: Cluster) -> None:
     config = etcd.config()
     store = await EtcdStore.open(config)
@@ -229,14 +228,22 @@ async def test_another_layout_is_refused(etcd: Cluster) -> None:
         await EtcdStore.open(config)
 
 
-async def test_a_store_that_went_back_decides_nothing(etcd: Cluster) -> None:
+async def test_a_store_that_went_back_decides_nothing_from_then_on(etcd: Cluster) -> None:
     store = await EtcdStore.open(etcd.config())
-    store.client._revision += 1_000_000
+    store.client._seen = Remembered(store.client._seen.cluster, store.client.revision + 1_000_000)
     with pytest.raises(StoreUnavailable, match="went back from revision"):
         await store.commit(a_write())
-    store.client._revision = 0
-    store.client._cluster += 1
-    with pytest.raises(StoreUnavailable, match="different clusters"):
+    store.client._seen = msgspec.structs.replace(store.client._seen, revision=0)
+    for question in (store.load(SESSION), store.load_all(), store.commit(a_write())):
+        with pytest.raises(StoreUnavailable, match="went back from revision"):
+            await question
+    await store.close()
+
+
+async def test_another_cluster_behind_the_same_names_is_refused(etcd: Cluster) -> None:
+    store = await EtcdStore.open(etcd.config())
+    store.client._seen = msgspec.structs.replace(store.client._seen, cluster=1)
+    with pytest.raises(StoreUnavailable, match=r"is another cluster \(id \w+\) than the one used before"):
         await store.load_all()
     await store.close()
 
@@ -254,7 +261,7 @@ async def test_a_listing_begins_again_when_its_revision_is_compacted(
         if getattr(request, "revision", 0) and compactions:
             compactions.pop()
             await store.commit(a_write(2, session_id=bytes(16)))
-            await compact(store.client, store.client._revision)
+            await compact(store.client, store.client.revision)
         return await original(method, request, deadline)
 
     monkeypatch.setattr(store.client, "ask", ask)

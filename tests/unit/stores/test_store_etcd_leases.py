@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
-from etcd_lab import Cluster, Proxy, compact
+from etcd_lab import Cluster, Proxy, before_each_change, compact
+from store_writes import SESSION, owned
 
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.stores.base import StoreUnavailable
 from jumpvpn.runtime.stores.etcd.leases import EtcdLeases
+from jumpvpn.runtime.stores.etcd.records import Names, after_prefix, decode_session
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.leases import Change, Compacted, Lease, LeaseLost, Leases
 from jumpvpn.values import Instant
 
 SECOND = 1_000_000_000
+Kind = TypeVar("Kind")
 
 
 @pytest_asyncio.fixture
@@ -32,7 +35,7 @@ def leases(store: EtcdStore) -> Leases:
     return EtcdLeases(store.client)
 
 
-async def taken(changes: AsyncIterator[Change | Compacted], count: int) -> list[Change | Compacted]:
+async def taken(changes: AsyncIterator[Kind], count: int) -> list[Kind]:
     async with asyncio.timeout(20):
         return [await anext(changes) for _ in range(count)]
 
@@ -193,3 +196,131 @@ async def test_a_watch_that_no_member_takes_says_so(etcd: Cluster) -> None:
             with pytest.raises(StoreUnavailable, match="no member answered"):
                 await waiting
         await store.close()
+
+
+async def test_a_beat_keeps_the_lease_and_comes_back_after_everything_before_it(
+    store: EtcdStore, leases: Leases
+) -> None:
+    lease = await leases.grant(60)
+    assert await leases.hold(lease, "gw1", b"0")
+    changes = leases.follow((await leases.listing("held/")).revision)
+    await store.commit(owned(1))
+    renewed = await leases.beat(lease, "gw1", b"1")
+    await store.commit(owned(2, state="TERMINATED"))
+    again = await leases.beat(renewed, "gw1", b"2")
+    assert lease.good_until < renewed.good_until < again.good_until
+    seen = await taken(changes, 4)
+    live = f"live/{SESSION.hex()}"
+    assert [c.name for c in seen] == [live, "held/gw1", live, "held/gw1"]
+    assert [c.value for c in seen if c.name == "held/gw1"] == [b"1", b"2"]
+    assert seen[2].value is None
+    assert [c.revision for c in seen] == sorted({c.revision for c in seen})
+    assert decode_session(live.encode(), seen[0].value or b"") == owned(1).stored_over(None)
+    await leases.revoke(again)
+
+
+async def test_a_beat_is_no_beat_once_the_name_is_gone_or_the_lease_ended(store: EtcdStore, leases: Leases) -> None:
+    first, second = await leases.grant(60), await leases.grant(60)
+    with pytest.raises(LeaseLost, match="not held under this lease"):
+        await leases.beat(first, "gw1", b"never held")
+    await leases.hold(first, "gw1", b"0")
+    names = Names(store.client.config.cluster, "gw1")
+    await store.client.ask(*Cluster.deletion(names.held + b"gw1"))
+    with pytest.raises(LeaseLost, match="somebody removed or replaced it"):
+        await leases.beat(first, "gw1", b"1")
+    assert await leases.hold(second, "gw1", b"other")
+    with pytest.raises(LeaseLost, match="somebody removed or replaced it"):
+        await leases.beat(first, "gw1", b"1")
+    assert (await leases.listing("held/")).entries == {"held/gw1": b"other"}
+    await leases.revoke_by_id(second.id)
+    await leases.revoke_by_id(second.id)
+    with pytest.raises(LeaseLost, match="ended"):
+        await leases.beat(second, "gw1", b"1")
+    await leases.revoke(first)
+
+
+async def test_a_beat_whose_answer_was_lost_is_beaten_again(etcd: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        config = etcd.config(endpoints=[proxy.endpoint, etcd.members[0].endpoint], attempt_ms=300)
+        store = await EtcdStore.open(config)
+        leases = EtcdLeases(store.client)
+        lease = await leases.grant(60)
+        await leases.hold(lease, "gw1", b"0")
+        before_each_change(store.client, lambda: setattr(proxy, "swallowing", True), monkeypatch)
+        await leases.beat(lease, "gw1", b"1")
+        await leases.beat(lease, "gw1", b"2")
+        assert (await leases.listing("held/")).entries == {"held/gw1": b"2"}
+        await store.close()
+
+
+async def test_nothing_but_members_and_records_is_followed(etcd: Cluster) -> None:
+    names = Names("c", "gw1")
+    inside = {names.held + b"gw1", names.live_session(SESSION)}
+    outside = {
+        names.dead_session(SESSION), names.device(b"d"), names.format, names.outbox + b"x", names.address("10.0.0.1"),
+        names.secret("tickets"),
+    }  # fmt: skip
+    end = after_prefix(names.live)
+    assert {key for key in inside | outside if names.held <= key < end} == inside
+
+
+async def test_following_goes_on_after_changes_were_forgotten_and_misses_none(
+    etcd: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        config = etcd.config()
+        direct = await EtcdStore.open(config)
+        writer = EtcdLeases(direct.client)
+        through = await EtcdStore.open(etcd.config(cluster=config.cluster, endpoints=[proxy.endpoint], attempt_ms=300))
+        lease, other = await writer.grant(60), await writer.grant(60)
+        await writer.hold(lease, "gw1", b"0")
+        await writer.hold(other, "gw2", b"0")
+        for identifier in (b"a" * 16, b"b" * 16, b"c" * 16):
+            await direct.commit(owned(1, session_id=identifier))
+        changes = EtcdLeases(through.client).follow((await writer.listing("held/")).revision)
+        await writer.beat(lease, "gw1", b"1")
+        assert [c.name for c in await taken(changes, 1)] == ["held/gw1"]
+        proxy.deaf = proxy.swallowing = True
+        await direct.commit(owned(2, session_id=b"b" * 16, state="TERMINATED"))
+        await writer.revoke(other)
+        await writer.beat(lease, "gw1", b"2")
+        await direct.commit(owned(2, session_id=b"c" * 16))
+        await writer.beat(lease, "gw1", b"3")
+        await compact(direct.client, direct.client.revision)
+        await proxy.reset()
+        seen = await taken(changes, 4)
+        assert [(c.name, c.value is None) for c in seen] == [
+            ("held/gw2", True), (f"live/{(b'b' * 16).hex()}", True), (f"live/{(b'c' * 16).hex()}", False),
+            ("held/gw1", False),
+        ]  # fmt: skip
+        assert seen[3].value == b"3", "the newest beat comes after every change before it"
+        await writer.beat(lease, "gw1", b"4")
+        assert [c.value for c in await taken(changes, 1)] == [b"4"]
+        await asyncio.gather(direct.close(), through.close())
+
+
+async def test_following_a_revision_that_is_forgotten_already_says_so(store: EtcdStore, leases: Leases) -> None:
+    since = (await leases.listing("held/")).revision
+    for version in (1, 2):
+        await store.commit(owned(version))
+    await compact(store.client, store.client.revision)
+    with pytest.raises(StoreUnavailable, match="compacted"):
+        await anext(leases.follow(since))
+
+
+async def test_following_asks_another_member_when_one_is_silent(etcd: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jumpvpn.runtime.stores.etcd.leases.SILENCE_SECONDS", 0.3)
+    async with Proxy(etcd.members[0].client) as proxy:
+        config = etcd.config()
+        direct = await EtcdStore.open(config)
+        endpoints = [proxy.endpoint, etcd.members[0].endpoint]
+        through = await EtcdStore.open(etcd.config(cluster=config.cluster, endpoints=endpoints))
+        writer = EtcdLeases(direct.client)
+        changes = EtcdLeases(through.client).follow((await writer.listing("held/")).revision)
+        lease = await writer.grant(60)
+        await writer.hold(lease, "gw1", b"0")
+        assert [c.value for c in await taken(changes, 1)] == [b"0"]
+        proxy.swallowing = True
+        await writer.beat(lease, "gw1", b"1")
+        assert [c.value for c in await taken(changes, 1)] == [b"1"]
+        await asyncio.gather(direct.close(), through.close())

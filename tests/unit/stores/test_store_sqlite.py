@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -150,6 +151,59 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(StoreUnavailable, match="schema 99"):
         await SqliteStore.open(path)
+
+
+OLD_SCHEMA = """
+CREATE TABLE session (
+  session_id BLOB PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, epoch INTEGER NOT NULL,
+  body BLOB NOT NULL, sealed BLOB, chain TEXT NOT NULL, seq INTEGER NOT NULL, head TEXT NOT NULL,
+  write_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX live_session ON session (session_id) WHERE state <> 'TERMINATED';
+CREATE TABLE device (device BLOB PRIMARY KEY, timestamp BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB NOT NULL) STRICT;
+INSERT INTO session VALUES (CAST('ssssssssssssssss' AS BLOB), 1, 'ATTACHED', 1, x'62', x'6b', 's:a', 1, 'h', '1');
+INSERT INTO outbox (line) VALUES (x'61');
+PRAGMA application_id = 0x4A56504E;
+PRAGMA user_version = 1;
+"""
+
+
+async def test_a_file_of_the_first_schema_keeps_working(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(OLD_SCHEMA)
+    old.close()
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        (found,) = await store.load_all()
+        assert (found.session_id, found.version, found.sealed, found.owner, found.term) == (SESSION, 1, b"k", "", 0)
+        assert [line for _, line in await store.outbox()] == [b"a"]
+        await store.close()
+    store = await SqliteStore.open(path)
+    assert await store.commit(dataclasses.replace(a_write(2), owner="gw1", term=1)) is CommitResult.COMMITTED
+    changed = await store.load(SESSION)
+    assert changed is not None
+    assert (changed.owner, changed.term) == ("gw1", 1)
+    await store.close()
+
+
+async def test_adopting_puts_records_as_they_are_in_one_transaction(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    await store.commit(a_write(1))
+    later = dataclasses.replace(a_write(9), owner="gw2", term=3).stored_over(None)
+    other = dataclasses.replace(later, session_id=b"o" * 16)
+    await store.adopt([later, other], [b"x\n"])
+    assert await store.load_many([SESSION, b"n" * 16, b"o" * 16]) == [later, other]
+    assert [line for _, line in await store.outbox()] == [b"line\n", b"x\n"]
+    assert store.last_line == 2
+    await store.adopt(gone=[SESSION])
+    assert await store.load(SESSION) is None
+    assert await store.load_all() == [other]
+    await store.close()
+    store = await SqliteStore.open(tmp_path / "s.db")
+    assert store.last_line == 2
+    await store.close()
 
 
 async def test_only_the_owner_may_read_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ use jumpvpn_packet::handshake::{
 };
 use jumpvpn_packet::kem::{Encapsulation, KemKeyPair};
 use jumpvpn_packet::keys::public_key;
-use jumpvpn_packet::reattach::{Ticket, TICKET_LEN};
+use jumpvpn_packet::reattach::{StandbyKey, Ticket, TICKET_LEN};
 use jumpvpn_packet::schedule::{Root, Secret, TrafficSecret};
 use serde_json::{json, Value};
 
@@ -139,6 +139,7 @@ fn handshake_case(case: &Case, kem: &Value) -> Value {
         session_id: rising(0x90),
         capabilities: case.gateway,
         tickets: (0..case.tickets).map(|n| Ticket::parse(&[n; TICKET_LEN]).expect("60 bytes")).collect(),
+        standby: StandbyKey::new(rising(0x81)),
         welcome: (0..case.welcome).map(|at| at as u8).collect(),
     };
     let secret = bytes(kem, "secret").try_into().expect("32 bytes");
@@ -172,6 +173,7 @@ fn established_vector(established: &Established) -> Value {
         "session_id": hex(&established.session_id),
         "aead": established.aead as u8,
         "tickets": established.tickets.iter().map(|ticket| hex(ticket.as_bytes())).collect::<Vec<_>>(),
+        "standby_key": hex(established.standby.expose()),
         "welcome": hex(&established.welcome),
         "hash": hex(&established.hash),
         "root": hex(established.root.secret().expose()),

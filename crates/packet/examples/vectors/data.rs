@@ -59,7 +59,7 @@ fn refused_cases() -> Vec<Value> {
         refused("no plaintext", &good[..32]),
         refused("last byte missing", &good[..good.len() - 1]),
         refused("other kind", &changed(0, 0x5f)),
-        refused("unknown kind", &changed(0, 0x8f)),
+        refused("unknown kind", &changed(0, 0xaf)),
         refused("other epoch", &changed(0, 0x4e)),
         refused("other connection identifier", &changed(1, good[1] ^ 1)),
         refused("other counter", &changed(15, 2)),

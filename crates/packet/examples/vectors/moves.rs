@@ -2,8 +2,10 @@
 
 use jumpvpn_packet::aead::AeadId;
 use jumpvpn_packet::kem::{Encapsulation, KemKeyPair};
+use jumpvpn_packet::keys::gateway_id;
 use jumpvpn_packet::reattach::{
-    Hint, Reply, ReplyStatus, Request, ReturnTokenKey, Ticket, TicketContents, TicketKey, Token,
+    Hint, Reply, ReplyStatus, Request, ReturnTokenKey, StandbyKey, StandbyProbe, StandbyReply, Ticket, TicketContents,
+    TicketKey, Token,
 };
 use jumpvpn_packet::record::SessionRecord;
 use jumpvpn_packet::rekey::{respond_with, RekeyInitiator};
@@ -15,10 +17,10 @@ use crate::support::{bytes, hex, rising, secret, Fixed};
 
 const ISSUED_MS: u64 = 1_800_000_000_123;
 
-fn ticket(cluster: &ClusterKey, serial: u64) -> (Ticket, Value) {
+fn ticket(key: &TicketKey, serial: u64) -> (Ticket, Value) {
     let contents = TicketContents { session_id: rising(0x90), issued_ms: ISSUED_MS, serial };
     let nonce: [u8; 12] = rising(serial as u8);
-    let ticket = TicketKey::new(cluster).seal(&contents, &mut Fixed(nonce.to_vec()));
+    let ticket = key.seal(&contents, &mut Fixed(nonce.to_vec()));
     let value = json!({
         "session_id": hex(&contents.session_id),
         "issued_ms": contents.issued_ms,
@@ -31,13 +33,15 @@ fn ticket(cluster: &ClusterKey, serial: u64) -> (Ticket, Value) {
 
 fn request_case(root: &Root, ticket: &Ticket, token: Token, nonce: [u8; 32]) -> Value {
     let path = PathIndex::new(2).expect("below eight");
-    let request = Request { next_epoch: 9, expected_version: 17, age_ms: ISSUED_MS + 5, path, cause: 3, token };
+    let (age_ms, gateway) = (ISSUED_MS + 5, gateway_id(&rising(0xd1)));
+    let request = Request { next_epoch: 9, expected_version: 17, age_ms, path, cause: 3, gateway, token };
     json!({
         "next_epoch": request.next_epoch,
         "expected_version": request.expected_version,
         "age_ms": request.age_ms,
         "path": request.path.get(),
         "cause": request.cause,
+        "gateway_public_key": hex(&rising::<32>(0xd1)),
         "token": hex(request.token.as_bytes()),
         "ticket": hex(ticket.as_bytes()),
         "client_nonce": hex(&nonce),
@@ -48,7 +52,8 @@ fn request_case(root: &Root, ticket: &Ticket, token: Token, nonce: [u8; 32]) -> 
 fn reply_case(root: &Root, status: ReplyStatus, token: Token, tickets: Vec<Ticket>) -> Value {
     let (client, gateway) = (rising(0x40), rising(0x60));
     let path = PathIndex::new(2).expect("below eight");
-    let reply = Reply { status, epoch: 9, version: 18, path, reason: 0x0102, token, tickets };
+    let standby = (status == ReplyStatus::Committed).then(|| StandbyKey::new(rising(0x81)));
+    let reply = Reply { status, epoch: 9, version: 18, path, reason: 0x0102, token, tickets, standby };
     json!({
         "status": reply.status as u8,
         "epoch": reply.epoch,
@@ -57,6 +62,7 @@ fn reply_case(root: &Root, status: ReplyStatus, token: Token, tickets: Vec<Ticke
         "reason": reply.reason,
         "token": hex(reply.token.as_bytes()),
         "tickets": reply.tickets.iter().map(|ticket| hex(ticket.as_bytes())).collect::<Vec<_>>(),
+        "standby_key": reply.standby.as_ref().map(|key| hex(key.expose())),
         "client_nonce": hex(&client),
         "gateway_nonce": hex(&gateway),
         "datagram": hex(&reply.seal(&root.control(), &client, &gateway)),
@@ -76,15 +82,42 @@ fn hint_case(root: &Root) -> Value {
     })
 }
 
+fn standby_case(cluster: &ClusterKey) -> Value {
+    let (session_id, challenge, nonce) = (rising(0x90), rising(0xe1), rising(0xf1));
+    let key = StandbyKey::derive(cluster, &session_id);
+    let (ticket, _) = ticket(&TicketKey::new(cluster), 4);
+    let probe = StandbyProbe { gateway: gateway_id(&rising(0xd1)) };
+    let token = ReturnTokenKey::new(cluster).make(&rising(0x02), &session_id, ISSUED_MS);
+    let reply = |is_draining| {
+        let reply = StandbyReply { token: token.clone(), is_draining };
+        json!({ "draining": is_draining, "datagram": hex(&reply.seal(&key, &challenge, &nonce)) })
+    };
+    json!({
+        "session_id": hex(&session_id),
+        "key": hex(key.expose()),
+        "ticket": hex(ticket.as_bytes()),
+        "challenge": hex(&challenge),
+        "gateway_public_key": hex(&rising::<32>(0xd1)),
+        "probe": hex(&probe.seal(&key, &ticket, &challenge)),
+        "nonce": hex(&nonce),
+        "token": hex(token.as_bytes()),
+        "replies": [reply(false), reply(true)],
+    })
+}
+
 pub fn reattach() -> Value {
     let (cluster, root) = (ClusterKey::new(rising(0x71)), Root::new(secret(0x11)));
-    let ((first, first_value), (second, second_value)) = (ticket(&cluster, 1), ticket(&cluster, 2));
+    let derived = TicketKey::new(&cluster);
+    let ((first, first_value), (second, second_value)) = (ticket(&derived, 1), ticket(&derived, 2));
+    let (_, listed_value) = ticket(&TicketKey::listed(secret(0xb1)), 3);
     let address: [u8; 18] = rising(0x02);
     let token = ReturnTokenKey::new(&cluster).make(&address, &rising(0x90), ISSUED_MS);
     json!({
         "cluster_key": hex(&rising::<32>(0x71)),
         "root": hex(root.secret().expose()),
         "tickets": [first_value, second_value],
+        "listed_ticket_key": hex(secret(0xb1).expose()),
+        "listed_ticket": listed_value,
         "return_token": {
             "address": hex(&address),
             "session_id": hex(&rising::<16>(0x90)),
@@ -101,6 +134,7 @@ pub fn reattach() -> Value {
             reply_case(&root, ReplyStatus::Denied, Token::default(), vec![]),
         ],
         "hint": hint_case(&root),
+        "standby": standby_case(&cluster),
     })
 }
 

@@ -131,8 +131,8 @@ impl Initiator {
             return Err(DropReason::BadHandshake);
         }
         let (hash, root) = self.noise.finish();
-        let ResponsePayload { session_id, aead, tickets, welcome } = payload;
-        Ok(Established { session_id, aead, root, hash, tickets, welcome })
+        let ResponsePayload { session_id, aead, tickets, standby, welcome } = payload;
+        Ok(Established { session_id, aead, root, hash, tickets, standby, welcome })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::aead::AeadId;
 use crate::bytes::Reader;
-use crate::reattach::{Ticket, TICKET_LEN};
+use crate::reattach::{StandbyKey, Ticket, TICKET_LEN};
 use crate::{DropReason, SessionId, PROTOCOL_VERSION};
 
 use super::HandshakeMisuse;
@@ -95,6 +95,8 @@ pub struct ResponsePayload {
     pub session_id: SessionId,
     pub aead: AeadId,
     pub tickets: Vec<Ticket>,
+    /// Key of probes to other gateways of the cluster.
+    pub standby: StandbyKey,
     pub welcome: Vec<u8>,
 }
 
@@ -109,6 +111,7 @@ impl ResponsePayload {
         let mut out = self.session_id.to_vec();
         out.extend_from_slice(&[self.aead as u8, self.tickets.len() as u8]);
         self.tickets.iter().for_each(|ticket| out.extend_from_slice(ticket.as_bytes()));
+        out.extend_from_slice(self.standby.expose());
         out.extend_from_slice(&self.welcome);
         Ok(out)
     }
@@ -122,11 +125,12 @@ impl ResponsePayload {
         }
         let tickets = reader.take(count * TICKET_LEN)?.chunks_exact(TICKET_LEN);
         let tickets = tickets.map(Ticket::parse).collect::<Result<_, _>>()?;
+        let standby = StandbyKey::new(reader.array()?);
         let welcome = reader.rest().to_vec();
         if welcome.len() > MAX_WELCOME {
             return Err(DropReason::Oversized);
         }
-        Ok(Self { session_id, aead, tickets, welcome })
+        Ok(Self { session_id, aead, tickets, standby, welcome })
     }
 }
 
@@ -152,10 +156,11 @@ mod tests {
         }
 
         #[test]
-        fn response_round_trips(session_id: [u8; 16], count in 0usize..=MAX_TICKETS,
+        fn response_round_trips(session_id: [u8; 16], count in 0usize..=MAX_TICKETS, standby: [u8; 32],
                                 welcome in vec(any::<u8>(), 0..=MAX_WELCOME)) {
             let tickets = vec![Ticket::parse(&[3; TICKET_LEN]).unwrap(); count];
-            let payload = ResponsePayload { session_id, aead: AeadId::Aes256Gcm, tickets, welcome };
+            let standby = StandbyKey::new(standby);
+            let payload = ResponsePayload { session_id, aead: AeadId::Aes256Gcm, tickets, standby, welcome };
             prop_assert_eq!(ResponsePayload::parse(&payload.to_bytes().unwrap()), Ok(payload));
         }
 

@@ -14,7 +14,7 @@ pub use message::{Capabilities, Credential, InitPayload, ResponsePayload, MAX_CR
 pub use responder::{Accepted, ReceivedInit, RespondError};
 
 use crate::aead::AeadId;
-use crate::reattach::Ticket;
+use crate::reattach::{StandbyKey, Ticket};
 use crate::schedule::{EpochNonce, Root, TrafficSecret};
 use crate::SessionId;
 
@@ -33,6 +33,8 @@ pub struct Established {
     /// The handshake hash; stands for both nonces of the first epoch.
     pub hash: EpochNonce,
     pub tickets: Vec<Ticket>,
+    /// Key of probes to other gateways of the cluster.
+    pub standby: StandbyKey,
     /// Opaque to this crate: tunnel addresses, routes, policy.
     pub welcome: Vec<u8>,
 }

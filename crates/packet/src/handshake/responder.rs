@@ -5,7 +5,7 @@ use crate::header::Kind;
 use crate::kem::{Encapsulation, EK_LEN};
 use crate::keys::PublicKey;
 use crate::random::draw;
-use crate::reattach::Ticket;
+use crate::reattach::{StandbyKey, Ticket};
 use crate::schedule::{equal, sha256, Secret};
 use crate::{DropReason, Random, SessionId};
 
@@ -33,6 +33,8 @@ pub struct Accepted {
     /// The gateway's own capabilities; with the device's they select the algorithm.
     pub capabilities: Capabilities,
     pub tickets: Vec<Ticket>,
+    /// Key of probes to other gateways of the cluster.
+    pub standby: StandbyKey,
     pub welcome: Vec<u8>,
 }
 
@@ -78,8 +80,8 @@ impl ReceivedInit {
         encapsulation: Encapsulation,
     ) -> Result<(Established, Vec<Vec<u8>>), RespondError> {
         let aead: AeadId = self.capabilities.aead_with(accepted.capabilities);
-        let Accepted { session_id, tickets, welcome, .. } = accepted;
-        let payload = ResponsePayload { session_id, aead, tickets, welcome };
+        let Accepted { session_id, tickets, standby, welcome, .. } = accepted;
+        let payload = ResponsePayload { session_id, aead, tickets, standby, welcome };
         let bytes = payload.to_bytes().map_err(RespondError::Misuse)?;
         let psk = kem_psk(&encapsulation.secret, &self.ek, &encapsulation.ct);
         self.noise.set_psk(&psk).map_err(|_| RespondError::Peer(DropReason::BadHandshake))?;
@@ -90,8 +92,8 @@ impl ReceivedInit {
         let datagrams = cut(Kind::HandshakeResponse, &self.id, &message, &key, None);
         let datagrams = datagrams.expect("the payload's bounds keep message 2 within three datagrams");
         let (hash, root) = self.noise.finish();
-        let ResponsePayload { session_id, aead, tickets, welcome } = payload;
-        Ok((Established { session_id, aead, root, hash, tickets, welcome }, datagrams))
+        let ResponsePayload { session_id, aead, tickets, standby, welcome } = payload;
+        Ok((Established { session_id, aead, root, hash, tickets, standby, welcome }, datagrams))
     }
 }
 

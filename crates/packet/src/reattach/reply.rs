@@ -1,21 +1,24 @@
 //! Reattach reply: commits, challenges, or denies. spec: WIRE-76, WIRE-77
 
+use zeroize::Zeroizing;
+
 use crate::aead::{append_sealed, open_sealed, SINGLE_USE};
 use crate::bytes::{exact_len, Reader};
 use crate::header::{Kind, PathIndex};
 use crate::schedule::{ControlSecret, EpochNonce};
 use crate::DropReason;
 
+use super::standby::StandbyKey;
 use super::ticket::{Ticket, TICKET_LEN};
 use super::token::Token;
 
 const LABEL: &str = "reattach reply";
-const BODY_LEN: usize = 256;
+const BODY_LEN: usize = 384;
 const HEAD_LEN: usize = 1 + 8 + 32;
-/// `kind u8 | first 8 bytes of Nc | Ng 32 | body 256 | tag 16`
+/// `kind u8 | first 8 bytes of Nc | Ng 32 | body 384 | tag 16`
 pub const REPLY_LEN: usize = HEAD_LEN + BODY_LEN + 16;
-/// Tickets that fit beside the longest token.
-pub const MAX_REPLY_TICKETS: usize = 3;
+/// Tickets that fit beside the longest token and the standby key: a move shows one, and its standby paths one each.
+pub const MAX_REPLY_TICKETS: usize = 4;
 
 /// What became of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,12 +52,14 @@ pub struct Reply {
     pub token: Token,
     /// At most [`MAX_REPLY_TICKETS`].
     pub tickets: Vec<Ticket>,
+    /// In a committed reply, and in no other.
+    pub standby: Option<StandbyKey>,
 }
 
 impl Reply {
     /// Seals the answer to the request that carried `client`. `gateway` must be fresh for each distinct reply.
     ///
-    /// Panics on more than [`MAX_REPLY_TICKETS`] tickets: that is a defect of the caller.
+    /// Panics on more than [`MAX_REPLY_TICKETS`] tickets, or a standby key in the wrong status: defects of the caller.
     pub fn seal(&self, control: &ControlSecret, client: &EpochNonce, gateway: &EpochNonce) -> Vec<u8> {
         let mut out = vec![Kind::ReattachReply.byte()];
         out.extend_from_slice(&client[..8]);
@@ -63,9 +68,12 @@ impl Reply {
         out
     }
 
-    fn body(&self) -> Vec<u8> {
-        assert!(self.tickets.len() <= MAX_REPLY_TICKETS, "a reply carries at most three tickets");
-        let mut body = vec![self.status as u8];
+    fn body(&self) -> Zeroizing<Vec<u8>> {
+        assert!(self.tickets.len() <= MAX_REPLY_TICKETS, "a reply carries at most four tickets");
+        let is_committed = self.status == ReplyStatus::Committed;
+        assert!(self.standby.is_some() == is_committed, "a committed reply, and no other, carries the standby key");
+        let mut body = Zeroizing::new(Vec::with_capacity(BODY_LEN));
+        body.push(self.status as u8);
         body.extend_from_slice(&self.epoch.to_be_bytes());
         body.extend_from_slice(&self.version.to_be_bytes());
         body.push(self.path.get());
@@ -73,6 +81,7 @@ impl Reply {
         self.token.write(&mut body);
         body.push(self.tickets.len() as u8);
         self.tickets.iter().for_each(|ticket| body.extend_from_slice(ticket.as_bytes()));
+        self.standby.iter().for_each(|key| body.extend_from_slice(key.expose()));
         body.resize(BODY_LEN, 0);
         body
     }
@@ -89,8 +98,12 @@ impl Reply {
         }
         let tickets = reader.take(count * TICKET_LEN)?.chunks_exact(TICKET_LEN);
         let tickets = tickets.map(Ticket::parse).collect::<Result<_, _>>()?;
+        let standby = match status {
+            ReplyStatus::Committed => Some(StandbyKey::new(reader.array()?)),
+            ReplyStatus::Challenge | ReplyStatus::Denied => None,
+        };
         reader.finish_padding()?;
-        Ok(Self { status, epoch, version, path, reason, token, tickets })
+        Ok(Self { status, epoch, version, path, reason, token, tickets, standby })
     }
 }
 
@@ -120,6 +133,6 @@ impl<'a> ReplyEnvelope<'a> {
     pub fn open(&self, control: &ControlSecret, client: &EpochNonce) -> Result<Reply, DropReason> {
         let (head, sealed) = self.datagram.split_at(HEAD_LEN);
         let key = control.key(LABEL, &[client, &self.gateway_nonce]);
-        Reply::parse(&open_sealed(key.expose(), SINGLE_USE, head, sealed)?)
+        Reply::parse(&Zeroizing::new(open_sealed(key.expose(), SINGLE_USE, head, sealed)?))
     }
 }

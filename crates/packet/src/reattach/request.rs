@@ -3,6 +3,7 @@
 use crate::aead::{append_sealed, open_sealed, SINGLE_USE};
 use crate::bytes::{exact_len, Reader};
 use crate::header::{Kind, PathIndex};
+use crate::keys::GatewayId;
 use crate::schedule::{ControlSecret, EpochNonce};
 use crate::DropReason;
 
@@ -26,6 +27,8 @@ pub struct Request {
     pub path: PathIndex,
     /// Cause of the move; the control plane's numbering.
     pub cause: u8,
+    /// The gateway that is asked: a copy that reaches another one moves nothing.
+    pub gateway: GatewayId,
     /// Return token of an earlier challenge, or empty.
     pub token: Token,
 }
@@ -47,6 +50,7 @@ impl Request {
             body.extend_from_slice(&number.to_be_bytes());
         }
         body.extend_from_slice(&[self.path.get(), self.cause]);
+        body.extend_from_slice(&self.gateway);
         self.token.write(&mut body);
         body.resize(BODY_LEN, 0);
         body
@@ -60,6 +64,7 @@ impl Request {
             age_ms: reader.u64()?,
             path: PathIndex::parse(reader.u8()?)?,
             cause: reader.u8()?,
+            gateway: reader.array()?,
             token: Token::read(&mut reader)?,
         };
         reader.finish_padding()?;

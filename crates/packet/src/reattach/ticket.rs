@@ -42,13 +42,19 @@ pub struct TicketContents {
     pub serial: u64,
 }
 
-/// Seals and opens tickets. Random nonces: replace the cluster key before 2^32 tickets.
+/// Seals and opens tickets. Random nonces: replace the key before 2^32 tickets.
 #[derive(Debug)]
 pub struct TicketKey(Secret);
 
 impl TicketKey {
+    /// The key of a cluster that rotates none.
     pub fn new(cluster: &ClusterKey) -> Self {
         Self(cluster.ticket())
+    }
+
+    /// A key of the cluster's own list; `key` is 32 uniformly random bytes.
+    pub fn listed(key: Secret) -> Self {
+        Self(key)
     }
 
     pub fn seal(&self, contents: &TicketContents, rng: &mut dyn Random) -> Ticket {

@@ -11,12 +11,14 @@ from jumpvpn.audit.auditor.checkpoints import CheckpointFailed, CheckpointUnsure
 from jumpvpn.audit.auditor.endings import Ending, doubt_of_ended, ending_of
 from jumpvpn.audit.auditor.lanes import NodeLane
 from jumpvpn.audit.auditor.nodes import Node
+from jumpvpn.audit.auditor.owners import Claims, follow
 from jumpvpn.audit.auditor.records import BadLine, Record, decode, sealed
 from jumpvpn.audit.auditor.replay import Replay
 from jumpvpn.audit.auditor.report import Report
 from jumpvpn.audit.auditor.rules import Docket, Outcome, Rule, Verdict
 from jumpvpn.audit.auditor.sources import Unreadable
 from jumpvpn.audit.auditor.table import Table, load_table
+from jumpvpn.audit.auditor.tails import Tails
 from jumpvpn.audit.auditor.track import RULES, Track
 from jumpvpn.properties import Property
 
@@ -46,7 +48,7 @@ class Auditor:
 
     def __init__(
         self, table: Table | None = None, anchors: Iterable[str] = (), heads: dict[str, tuple[int, str]] | None = None,
-        tolerance_ms: int = TOLERANCE_MS, observer: Observer | None = None,
+        tolerance_ms: int = TOLERANCE_MS, observer: Observer | None = None, claims: Claims | None = None,
     ) -> None:  # fmt: skip
         self._table = table or load_table()
         self._ring = KeyRing(frozenset(anchors))
@@ -56,6 +58,8 @@ class Auditor:
         self._checks = checks
         self._replay = Replay(self._table, checks, tolerance_ms)
         self._lane = NodeLane(self._table, self._ring, checks, self._replay.rows, self._replay.reasons, tolerance_ms)
+        self._claims = claims or Claims()
+        self._tails = Tails(self._replay, self._node, tolerance_ms)
         self._chains: dict[str, Chain] = {}
         self._closed: OrderedDict[str, Ended] = OrderedDict()
         self._nodes: dict[tuple[str, str], Node] = {}
@@ -68,6 +72,10 @@ class Auditor:
 
     # --- lines -------------------------------------------------------------------------------------------------------
 
+    def expect(self, claims: Claims) -> None:
+        """The changes of owner in what will be fed; without them a tail written behind looks like a forked chain."""
+        self._claims = claims
+
     def feed(self, line: bytes, source: str = "", number: int = 0) -> bool:
         """Judge one line; whether it was an event record."""
         self.report.lines += 1
@@ -79,6 +87,8 @@ class Auditor:
                 return False
             return True
         intact = sealed(line, record)
+        if record.chain.startswith("s:") and self._beside(record, intact):
+            return True
         chain = self._chains.get(record.chain)
         if chain is None:
             closed = self._closed.get(record.chain)
@@ -97,6 +107,22 @@ class Auditor:
             self._repeated(chain, record, intact)
         else:
             self._hold(chain, record, intact)
+        return True
+
+    def _beside(self, record: Record, intact: bool) -> bool:
+        """Whether the record belongs to a former owner's tail, or to one of two owners of one term."""
+        claim, rivals = self._claims.over(record), self._claims.rival(record)
+        if claim is None and rivals is None:
+            return False
+        node = self._node(record)
+        node.latest = max(node.latest, record.mono_ms)
+        if record.policy_digest not in node.announced:
+            node.uses(record)
+        self.report.events += 1
+        if rivals is not None:
+            self._tails.rival(record, rivals)
+        elif claim is not None:
+            self._tails.take(record, claim, intact=intact)
         return True
 
     def unreadable(self, what: Unreadable) -> None:
@@ -176,6 +202,8 @@ class Auditor:
 
     def _accept(self, chain: Chain, record: Record, intact: bool) -> None:
         """The record is next in its chain."""
+        if chain.kind == "s":
+            self._owned(chain, record)
         chain.extend(record, intact=intact)
         self.report.events += 1
         node = chain.node
@@ -202,6 +230,28 @@ class Auditor:
         if track.ended and not track.left:
             self._end(chain, _ENDED)
 
+    def _owned(self, chain: Chain, record: Record) -> None:
+        """Who owns the session with this record, which is about to extend its chain."""
+        claim = self._claims.at(record)
+        if claim is not None:
+            self._tails.fork(chain, claim, chain.tenures[-1] if chain.tenures else None)
+            if chain.track is not None:
+                chain.track.claimant = claim.node
+        self._tails.kept(record)
+        follow(chain.tenures, record, chain.node)
+        lost = self._tails.loss_before(record)
+        if lost is not None:
+            text = f"{record.node_id} acts under owner epoch {record.owner_epoch}, which it lost at {lost}"
+            chain.docket.fail(Rule.EPOCH, record.seq, text, Property.SINGLE_BINDING)
+
+    def _lost(self, record: Record) -> None:
+        """A node says that it owns a session no more."""
+        self._tails.lost(record, f"{record.chain}/{record.seq}")
+        chain = self._chains.get(f"s:{record.session_uid}")
+        for tenure in chain.tenures if chain is not None else ():
+            if (tenure.term, tenure.node) == (record.owner_epoch, record.node_id) and record.data.code == "lease_lost":
+                tenure.ended = "lease"
+
     def _in_node_chain(self, chain: Chain, node: Node, record: Record, intact: bool) -> None:
         if not intact:
             node.losses += 1
@@ -211,6 +261,8 @@ class Auditor:
         self._lane.about_node(chain, node, record)
         if record.event == "audit.checkpoint":
             self._checkpoint(chain, node, record)
+        if record.event == "ownership.lost":
+            self._lost(record)
         if record.session_uid is not None:
             track = self._session_at(node, record.session_uid)
             if track is not None:
@@ -246,11 +298,13 @@ class Auditor:
             track.older = other
             self._live[track.client] = track
         elif track.older is not None:
-            if not track.ended:
-                track.older.superseded = min(track.older.superseded, record.mono_ms)
+            older = track.older
+            if not track.ended and older.superseded_on in (None, track.clock):
+                older.superseded, older.superseded_on = min(older.superseded, record.mono_ms), track.clock
             track.older = None
         self._checks[Rule.IDENTITY.number] += 1
-        if record.mono_ms > track.superseded + self._tolerance and not track.ended:
+        late = track.superseded_on == track.clock and record.mono_ms > track.superseded + self._tolerance
+        if late and not track.ended:
             track.fail(Rule.IDENTITY, record.seq, "the session lives on although its device began a newer one")
 
     def _checkpoint(self, chain: Chain, node: Node, record: Record) -> None:
@@ -268,6 +322,8 @@ class Auditor:
             self._vouch(name, seq, digest)
 
     def _vouch(self, name: str, seq: int, digest: str) -> None:
+        if self._tails.has(name, seq, digest):
+            return
         chain = self._chains.get(name)
         closed = self._closed.get(name)
         if chain is not None:
@@ -305,6 +361,7 @@ class Auditor:
         if track.undecided:
             chain.docket.miss(_UNDECIDED_AFTER_LOSS if chain.docket.failures or chain.docket.gaps else _UNDECIDED)
         self._pair(chain, track)
+        self.report.owned(chain.tenures)
         self.report.add(self._verdict(chain, ending))
         self._closed[chain.name] = Ended.of(chain, track.epoch or 0)
         self._held -= len(chain.held)
@@ -341,6 +398,10 @@ class Auditor:
                 self._revise(client, other)
 
     def _same_epochs(self, client: Chain, bound: int, known: int) -> bool:
+        behind = self._tails.epoch(f"s:{client.name[2:]}")
+        if behind is None:  # what the client was bound in may stand in a journal that is not here
+            return True
+        known = max(known, behind)
         self._checks[Rule.EPOCH.number] += 1
         if bound <= max(1, known):  # the first epoch is the handshake's, before the gateway hears of it
             return True
@@ -363,6 +424,8 @@ class Auditor:
         for chain in list(self._chains.values()):
             if chain.track is not None:
                 self._finish_session(chain, chain.track)
+        for verdict, unknown in self._tails.judged():
+            self.report.behind(verdict, unknown)
         for chain in [c for c in self._chains.values() if c.kind == "n"]:
             self._finish_node(chain)
         self.report.finish(anchored=bool(self._ring.anchors))
@@ -385,6 +448,7 @@ class Auditor:
             docket.miss(f"the node lane names version {track.seen_version}, the chain ends at version {track.version}")
         if track.undecided:
             docket.miss(_UNDECIDED_AFTER_LOSS if docket.failures or docket.gaps else _UNDECIDED)
+        self.report.owned(chain.tenures)
         self.report.add(self._verdict(chain, self._ending(chain)))
 
     def _finish_node(self, chain: Chain) -> None:
@@ -412,4 +476,5 @@ class Auditor:
             chain.name, docket.outcome, chain.records, ending.word, tuple(docket.findings), tuple(docket.gaps),
             tuple(docket.notes), docket.failures, track.state if track is not None else None,
             track.version if track is not None else 0, track.reason if track is not None else None,
+            tuple(chain.tenures) if len(chain.tenures) > 1 else (),
         )  # fmt: skip

@@ -9,6 +9,7 @@ from jumpvpn.audit.auditor.rules import Docket, Rule
 
 if TYPE_CHECKING:
     from jumpvpn.audit.auditor.nodes import Node
+    from jumpvpn.audit.auditor.owners import Tenure
     from jumpvpn.audit.auditor.records import Record
     from jumpvpn.audit.auditor.track import Track
 
@@ -33,7 +34,7 @@ class Chain:
 
     __slots__ = (
         "closed", "covered", "docket", "expected", "head", "held", "kind", "last_boot", "last_mono",
-        "marks", "name", "node", "records", "seq", "track", "vouched",
+        "marks", "name", "node", "records", "seq", "tenures", "track", "vouched",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -53,6 +54,7 @@ class Chain:
         self.node: Node | None = None
         self.last_boot = ""
         self.last_mono = 0
+        self.tenures: list[Tenure] = []  # of a session at the gateways
 
     def extend(self, record: Record, *, intact: bool) -> None:
         """Take the record that follows the head."""

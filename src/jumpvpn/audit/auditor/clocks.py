@@ -28,8 +28,10 @@ _EVENTS = {
 def begin(track: Track, record: Record, tolerance: int) -> None:
     """A commit begins: time has not run backwards, and no deadline was left behind."""
     clock = (record.node_id, record.boot_id)
+    track.lapsed = 0 < track.owner < record.owner_epoch
     if clock != track.clock:
-        _other_clock(track, record)
+        if track.clock is not None:
+            track.carry_clocks(record.mono_ms)
         track.clock = clock
     elif record.mono_ms < track.mono:
         track.docket.fail(Rule.DEADLINE, record.seq, "the node's clock ran backwards", Property.CLOCKS)
@@ -61,9 +63,9 @@ def moved(track: Track, record: Record, before: str, after: str, deadline_of: di
     """A change of state: its claims and its reason are true; the clocks of the new state start."""
     data, now = record.data, record.mono_ms
     track.checks[9] += 1
-    claim(track, record, "dwell_ms", data.dwell_ms, track.entered)
-    claim(track, record, "transportless_ms", data.transportless_ms, track.transportless)
-    claim(track, record, "episode_ms", data.episode_ms, track.episode)
+    claim(track, record, "dwell_ms", data.dwell_ms, "entered")
+    claim(track, record, "transportless_ms", data.transportless_ms, "transportless")
+    claim(track, record, "episode_ms", data.episode_ms, "episode")
     name = deadline_of.get(record.reason or "")
     if name is not None or record.reason == _EXHAUSTED:
         _truth(track, record, name, before, after)
@@ -116,18 +118,13 @@ def rebound(track: Track, record: Record, bounds: Bounds, *, tightened: bool) ->
         track.rate_limit = max(track.rate_limit, bounds.switches_60s)
 
 
-def unbound(track: Track, now: int) -> None:
-    """The binding is gone: the transportless clock starts unless it runs."""
+def unbound(track: Track, now: int, *, at_latest: bool = False) -> None:
+    """The binding is gone: the transportless clock starts unless it runs; ``at_latest``: it may have begun before."""
     if track.transportless is None:
-        track.transportless = now
-
-
-def _other_clock(track: Track, record: Record) -> None:
-    if track.clock is None:
-        return
-    if record.node_id != track.clock[0] and record.owner_epoch <= track.owner:
-        track.fail(Rule.EPOCH, record.seq, f"node {record.node_id} writes under the epoch of {track.clock[0]}")
-    track.forget_clocks()
+        if at_latest:
+            track.at_latest("transportless", now)
+        else:
+            track.transportless = now
 
 
 def _next(track: Track, bounds: Bounds) -> tuple[float, str]:
@@ -164,7 +161,7 @@ def _late(track: Track, record: Record, tolerance: int) -> None:
     A machine that slept and a commit that waited for its store look the same from outside: nothing was written.
     """
     due, name, now, node = track.due, track.due_name, record.mono_ms, track.node
-    if node is not None and node.started_between(due, now):
+    if track.lapsed or (node is not None and node.started_between(due, now)):
         return
     if node is not None and node.troubled_since(due - tolerance):
         return
@@ -176,11 +173,14 @@ def _late(track: Track, record: Record, tolerance: int) -> None:
     track.docket.miss(f"the {name} passed {now - due:.0f} ms before the node acted; {text}", record.seq)
 
 
-def claim(track: Track, record: Record, name: str, claimed: float | None, start: float | None) -> None:
-    """What a record says of a time is what the records before it show."""
+def claim(track: Track, record: Record, name: str, claimed: float | None, clock: str) -> None:
+    """What a record says of a time is what the records before it show; of a carried clock they show the least."""
+    start: float | None = getattr(track, clock)
     if claimed is None or start == UNKNOWN:
         return
     elapsed = 0.0 if start is None else record.mono_ms - start
+    if claimed > elapsed and track.is_carried(clock):
+        return
     if abs(claimed - elapsed) > ROUNDING_MS:
         text = f"{name} says {claimed:g}, the records say {elapsed:g}"
         track.docket.fail(Rule.DEADLINE, record.seq, text, Property.CLOCKS)
@@ -194,32 +194,32 @@ def _truth(track: Track, record: Record, name: str | None, before: str, after: s
     if bounds is None or not track.sure:
         track.undecided = True
         return
-    start, span = _measured(track, bounds, name, before, after)
+    clock, span = _measured(bounds, name, before, after)
+    start: float | None = getattr(track, clock) if clock else None
     if name is None and track.attempts is not None and track.attempts < bounds.attempts:
         text = f"{track.attempts} of {bounds.attempts} attempts were used"
         track.docket.fail(Rule.DEADLINE, record.seq, f"{record.reason} is not true: {text}", Property.BOUNDED_RECOVERY)
     if span < 0 or start == UNKNOWN:
         return
     elapsed = record.mono_ms - start if start is not None else -1
-    if elapsed < span - ROUNDING_MS:
+    if elapsed < span - ROUNDING_MS and not track.is_carried(clock):
         text = "that clock does not run" if start is None else f"{elapsed:.0f} of {span} ms had passed"
         track.fail(Rule.DEADLINE, record.seq, f"{record.reason} is not true: {text}")
 
 
-def _measured(track: Track, bounds: Bounds, name: str | None, before: str, after: str) -> tuple[float | None, int]:
-    """Start and span of the deadline that a change of state names; span -1 if it names none."""
+def _measured(bounds: Bounds, name: str | None, before: str, after: str) -> tuple[str, int]:
+    """Clock and span of the deadline that a change of state names; span -1 if it names none."""
     if after == "TERMINATED":
         ends = {
-            "lifetime": (track.born, bounds.lifetime_ms), "key_age": (track.keys, bounds.key_age_ms),
-            "transport_ttl": (track.transportless, bounds.transport_ttl_ms),
-            "episode": (track.episode, bounds.episode_ms),
+            "lifetime": ("born", bounds.lifetime_ms), "key_age": ("keys", bounds.key_age_ms),
+            "transport_ttl": ("transportless", bounds.transport_ttl_ms), "episode": ("episode", bounds.episode_ms),
         }  # fmt: skip
-        return ends.get(name or "", (None, -1))
+        return ends.get(name or "", ("", -1))
     if name == "volatile_dwell" and before == "VOLATILE":
-        return track.entered, bounds.volatile_ms
+        return "entered", bounds.volatile_ms
     if name == "recovery_window" and before == "RECOVERING":
-        return track.entered, bounds.window_ms
-    return None, -1
+        return "entered", bounds.window_ms
+    return "", -1
 
 
 def _attempts(track: Track, record: Record, before: str, after: str) -> None:

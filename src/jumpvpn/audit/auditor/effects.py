@@ -9,9 +9,11 @@ from jumpvpn.audit.auditor import clocks
 from jumpvpn.audit.auditor.records import Record
 from jumpvpn.audit.auditor.rules import Docket, Rule
 from jumpvpn.audit.auditor.track import NONCES_MAX, Track
+from jumpvpn.properties import Property
 
 MINUTE_MS = 60_000
 _OWNER_CHANGED = "OwnerChanged"
+_ENDINGS = frozenset({"LifetimePassed", "KeysExpired", "TransportTtlPassed", "EpisodePassed"})
 _RATE = "switch_rate_limited"
 _COOLDOWN = "cooldown_active"
 SWITCHES_MAX = 1024  # policy allows at most 600 in a minute
@@ -35,14 +37,38 @@ def attached(track: Track, record: Record, checks: list[int]) -> None:
 
 
 def owner(track: Track, record: Record) -> None:
-    """The owner's epoch differs from before: it may only rise, by a change of owner."""
+    """The owner's term differs from before: it rises by one, by a change of owner."""
     track.checks[12] += 1
-    row = track.row
-    if track.owner and record.owner_epoch < track.owner:
-        track.fail(Rule.EPOCH, record.seq, f"owner epoch {record.owner_epoch} after {track.owner}")
-    elif track.owner and row is not None and row.event != _OWNER_CHANGED:
+    row, was, term = track.row, track.owner, record.owner_epoch
+    if was and term < was:
+        track.fail(Rule.EPOCH, record.seq, f"owner epoch {term} after {was}")
+    elif was and row is not None and row.event != _OWNER_CHANGED:
         track.fail(Rule.EPOCH, record.seq, f"the owner's epoch rises in row {row.id}, which changes no owner")
-    track.owner = record.owner_epoch
+    elif was:
+        if term > was + 1:
+            track.fail(Rule.EPOCH, record.seq, f"owner epoch {term} after {was}: the chain has no owner in between")
+        track.owner_node, track.owned_at = record.node_id, record.seq
+        track.seen_version = 0
+        track.claimant = ""
+    track.owner = term
+
+
+def writer(track: Track, record: Record) -> None:
+    """Whoever writes owns the session: it acquired the term, or the session was born there.
+
+    What outranks a change of owner stands before it in its commit, and may end the session instead.
+    """
+    track.checks[12] += 1
+    if not track.owner_node:
+        track.owner_node, track.owned_at = record.node_id, record.seq
+    elif record.node_id not in (track.owner_node, track.claimant) and not _ends_for_all(track):
+        whose = f"whose owner is {track.owner_node} since {record.chain}/{track.owned_at}"
+        text = f"node {record.node_id} writes under owner epoch {record.owner_epoch}, {whose}"
+        track.docket.fail(Rule.EPOCH, record.seq, text, Property.SINGLE_BINDING)
+
+
+def _ends_for_all(track: Track) -> bool:
+    return track.row is not None and track.row.event in _ENDINGS
 
 
 def recent(track: Track, now: int, *, margin: int) -> int:
@@ -97,7 +123,7 @@ def _terminated(track: Track, record: Record) -> None:
         track.fail(Rule.IDENTITY, record.seq, f"session.terminated in {track.state}")
     track.ended = True
     track.bound = False
-    clocks.claim(track, record, "session_age_ms", record.data.session_age_ms, track.born)
+    clocks.claim(track, record, "session_age_ms", record.data.session_age_ms, "born")
 
 
 def _attached(track: Track, record: Record) -> None:
@@ -176,20 +202,34 @@ def _acquired(track: Track, record: Record) -> None:
         track.fail(Rule.EPOCH, record.seq, f"acquired epoch {record.data.epoch}, written under {record.owner_epoch}")
     if row is None or row.event != _OWNER_CHANGED:
         return
+    _versions_left_out(track, record)
     if track.state == "ATTACHED":
         track.fail(Rule.EPOCH, record.seq, "a new owner inherits ATTACHED")
     if track.state != "BIRTH":
         track.bound = False
-        clocks.unbound(track, record.mono_ms)
+        clocks.unbound(track, record.mono_ms, at_latest=True)
     track.attempt_open = False
     track.undecided = track.undecided or not track.sure
+
+
+def _versions_left_out(track: Track, record: Record) -> None:
+    """A new owner may leave out the versions that the client proved to know, and no other."""
+    before, floor = track.jumped_from, record.data.floor or 0
+    track.jumped_from = None
+    if before is None:  # the row's first record carried the version that was due
+        if floor >= record.state_version:
+            text = f"version {record.state_version} is given, and the client proved to know version {floor}"
+            track.fail(Rule.VERSION, record.seq, text)
+    elif record.state_version != floor + 1:
+        known = f"the client proved to know version {floor}" if floor else "the client proved nothing newer"
+        track.fail(Rule.VERSION, record.seq, f"version {record.state_version} after {before}, but {known}")
 
 
 def _rotated(track: Track, record: Record) -> None:
     if track.bound is False:
         track.fail(Rule.BINDING, record.seq, "keys are rotated without a binding")
     _epoch(track, record, record.data.key_epoch)
-    clocks.claim(track, record, "age_ms", record.data.age_ms, track.keys)
+    clocks.claim(track, record, "age_ms", record.data.age_ms, "keys")
     track.keys = record.mono_ms
 
 

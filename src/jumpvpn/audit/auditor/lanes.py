@@ -16,7 +16,9 @@ from jumpvpn.audit.auditor.track import DENIED_MAX, RULES, Track
 _PROVEN_STEP = 7  # a nonce counts as used once the proof was verified: checks from here on come after it
 _ATTEMPT, _FAILED, _RESULT = "reattach.attempt", "transport.switch_failed", "reattach.result"
 _DENIED = "transport.switch_denied"
-_TROUBLE = frozenset({"ownership.store_unavailable", "ownership.rejected", "audit.journal_failed"})
+_TROUBLE = frozenset(
+    {"ownership.store_unavailable", "ownership.rejected", "audit.journal_failed", "cluster.store", "ownership.lost"}
+)
 
 
 class NodeLane:
@@ -46,6 +48,10 @@ class NodeLane:
             chain.closed = node.stopped = True
         elif event == "policy.applied":
             self._announced(chain, node, record)
+        elif event == "cluster.joined":
+            node.lease_ms = record.data.lease_ms
+        elif event == "cluster.drain":
+            node.draining = record.data.state == "on"
         if event in _TROUBLE:
             node.trouble = max(node.trouble, record.mono_ms)
 

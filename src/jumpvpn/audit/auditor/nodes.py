@@ -31,8 +31,8 @@ class Node:
     """
 
     __slots__ = (
-        "announced", "boot", "keys", "last_run", "latest", "losses", "name", "role", "run", "starts",
-        "stopped", "trouble", "unannounced",
+        "announced", "boot", "draining", "keys", "last_run", "latest", "lease_ms", "losses", "name", "role", "run",
+        "starts", "stopped", "trouble", "unannounced",
     )  # fmt: skip
 
     def __init__(self, name: str, boot: str) -> None:
@@ -48,6 +48,8 @@ class Node:
         self.latest = 0
         self.trouble = -1  # the last time that the store refused or failed
         self.losses = 0  # gaps in the node's own chains
+        self.lease_ms: float | None = None  # for how long it may act without the store, as it said itself
+        self.draining = False
         self.keys = KeyChain(name)
 
     def started_between(self, after: float, until: float) -> bool:

@@ -102,6 +102,10 @@ class Data(msgspec.Struct, gc=False):
     prev_checkpoint: _Name | None = None
     next_key: _Name | None = None
     signature: _Name | None = None
+    from_node: _Name | None = None
+    floor: _Count | None = None
+    lease_ms: _Time | None = None
+    state: _Name | None = None
 
 
 class Record(msgspec.Struct, gc=False):

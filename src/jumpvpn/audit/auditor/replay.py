@@ -11,6 +11,7 @@ from jumpvpn.properties import Property
 
 _DEATH = "TransportDied"
 _REFUSAL = "ReattachRefused"
+_OWNER_CHANGED = "OwnerChanged"
 
 
 class Replay:
@@ -84,6 +85,8 @@ class Replay:
         track.created = True
         track.version = record.state_version - 1
         track.state = (record.prev_state if record.event == CHANGE else record.state) or track.state
+        if record.owner_epoch != track.owner or not track.owner_node:
+            track.owner_node, track.owned_at = record.node_id, record.seq
         track.owner = record.owner_epoch
         track.row = track.again = None
         track.left = 0
@@ -114,8 +117,9 @@ class Replay:
         checks[2] += 1
         checks[3] += 1
         row = self.table.rows.get(record.data.row or "")
+        track.jumped_from = None
         if record.state_version != track.version + 1:
-            self._wrong_version(track, record)
+            self._wrong_version(track, row, record)
         track.version = record.state_version
         if row is None:
             track.fail(Rule.REPLAY, record.seq, f"{record.event} names no row of the table ({record.data.row})")
@@ -129,6 +133,7 @@ class Replay:
         track.entering = None
         if record.owner_epoch != track.owner:
             effects.owner(track, record)
+        effects.writer(track, record)
         before, after = track.state, record.state or track.state
         if record.event == CHANGE:
             self._moved(track, row, record, before, after)
@@ -204,14 +209,21 @@ class Replay:
         if track.pos < len(row.expected):
             missing = ", ".join(row.expected[track.pos :])
             track.fail(Rule.REPLAY, record.seq, f"row {row.id} lacks {missing}")
+        if track.jumped_from is not None:
+            text = f"version {track.version} after {track.jumped_from}, and nothing says why"
+            track.fail(Rule.VERSION, record.seq, text)
+            track.jumped_from = None
         if track.state == "ATTACHED":
             effects.attached(track, record, self.checks)
         elif track.reattached:
             track.fail(Rule.PROOF, record.seq, "a reattach succeeded, but the session is not ATTACHED")
         track.row = None
 
-    def _wrong_version(self, track: Track, record: Record) -> None:
+    def _wrong_version(self, track: Track, row: Row | None, record: Record) -> None:
         found, wanted = record.state_version, track.version + 1
+        if row is not None and row.event == _OWNER_CHANGED and found > wanted and track.role == "s":
+            track.jumped_from = track.version  # ownership.acquired has to say why
+            return
         track.fail(Rule.VERSION, record.seq, f"version {found} where {wanted} was due")
 
     def _ranked(self, track: Track, row: Row, record: Record) -> None:

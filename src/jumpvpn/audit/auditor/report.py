@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from jumpvpn.audit.auditor.owners import Tenure
 from jumpvpn.audit.auditor.rules import Outcome, Rule, Verdict, counted, spans
 from jumpvpn.audit.auditor.sources import Unreadable
 from jumpvpn.audit.auditor.table import Table
 from jumpvpn.properties import Property
 
+OWNERSHIP = ("takeovers", "adoptions", "restarts", "tails", "tail_records", "unknown_versions", "dual_active")
 PASSES_KEPT = 1_000  # verdicts that say nothing but PASS; the rest is counted
 FAULTS_KEPT = 10_000  # other verdicts; the rest is counted too
 UNREADABLE_KEPT = 100
+_BEGUN = {"takeover": "takeovers", "adopted": "adoptions", "restart": "restarts"}
 _NO_ANCHOR = (
     "the checkpoints' keys were taken from the log itself: give the key kept off-host (--checkpoints) to exclude that "
     "the whole log was replaced"
@@ -48,6 +52,7 @@ class Report:
         self.counts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.ownership: Counter[str] = Counter(dict.fromkeys(OWNERSHIP, 0))
 
     # --- collecting --------------------------------------------------------------------------------------------------
 
@@ -68,11 +73,24 @@ class Report:
                     del kept[index]
                     self.counts[old.outcome.value] -= 1
                     self._count_findings(old, -1)
-                    self.add(replace(verdict, state=old.state, version=old.version, reason=old.reason))
+                    worse = replace(verdict, state=old.state, version=old.version, reason=old.reason)
+                    self.add(replace(worse, owners=old.owners))
                     return
         self.counts[Outcome.PASS.value] = max(
             0, self.counts[Outcome.PASS.value] - 1
         )  # it was one of those only counted
+        self.add(verdict)
+
+    def owned(self, tenures: Sequence[Tenure]) -> None:
+        """The owners of one more session."""
+        for tenure in tenures[1:]:
+            self.ownership[_BEGUN[tenure.begun]] += 1
+
+    def behind(self, verdict: Verdict, unknown: int) -> None:
+        """One tail is judged; ``unknown`` versions are known only to its writer's journal."""
+        self.ownership["tails"] += bool(verdict.records)
+        self.ownership["tail_records"] += verdict.records
+        self.ownership["unknown_versions"] += unknown
         self.add(verdict)
 
     def unreadable_line(self, what: Unreadable) -> None:
@@ -96,6 +114,8 @@ class Report:
     def _count_findings(self, verdict: Verdict, sign: int) -> None:
         for finding in verdict.findings:
             self.failures[finding.rule.id] += sign
+            if finding.rule is Rule.EPOCH and finding.promise is Property.SINGLE_BINDING:
+                self.ownership["dual_active"] += sign
 
     # --- the outcome -------------------------------------------------------------------------------------------------
 
@@ -184,6 +204,7 @@ class Report:
             "verdicts": [_verdict_json(verdict) for verdict in self.verdicts],
             "rules": self.rules(),
             "coverage": self.coverage,
+            "ownership": dict(self.ownership),
             "notes": self.notes,
         }
 
@@ -202,5 +223,5 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
             for f in verdict.findings
         ],
         "gaps": [{"chain": g.chain, "first": g.first, "last": g.last, "text": g.text} for g in verdict.gaps],
-        "notes": list(verdict.notes),
+        "notes": list(verdict.notes), "owners": [tenure.as_json() for tenure in verdict.owners],
     }  # fmt: skip

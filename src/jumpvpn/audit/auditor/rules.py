@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from jumpvpn.properties import Property
+
+if TYPE_CHECKING:
+    from jumpvpn.audit.auditor.owners import Tenure
 
 FINDINGS_MAX = 16  # per chain: a chain that is wrong that often is wrong; the count goes on
 NOTES_MAX = 8
@@ -143,7 +147,10 @@ class Docket:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement of one chain. ``state`` and ``version`` are the last that it shows, for a session."""
+    """The judgement of one chain. ``state`` and ``version`` are the last that it shows, for a session.
+
+    ``owners`` are those of a session that had more than one, in their order.
+    """
 
     chain: str
     outcome: Outcome
@@ -156,6 +163,7 @@ class Verdict:
     state: str | None = None
     version: int = 0
     reason: str | None = None
+    owners: tuple[Tenure, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.outcome.value} {self.chain} ({self.records} records, {self.end})"

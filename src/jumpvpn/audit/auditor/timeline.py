@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jumpvpn.audit.auditor.chains import Chain
+from jumpvpn.audit.auditor.owners import Tenure
 from jumpvpn.audit.auditor.records import Record
 from jumpvpn.audit.auditor.table import CHANGE
 from jumpvpn.audit.auditor.track import Track
@@ -54,16 +55,20 @@ class Story:
     owners: list[int] = field(default_factory=list)
     transports: list[str] = field(default_factory=list)
     cause: str | None = None
-    _begun: tuple[int, int] = (0, 0)  # mono of the first record; mono of the present stay
+    tenures: list[Tenure] = field(default_factory=list)
+    _begun: float = 0.0  # since when the present stay lasts, from the session's beginning (ms)
     _state: tuple[str, int, str | None, str | None] | None = None
-    _last: tuple[int, int] = (0, 0)  # time and mono of the newest record
+    _last: float = 0.0  # of the newest record, from the session's beginning (ms)
+    _clock: tuple[str, str] = ("", "")
+    _origin: float = 0.0  # the session's beginning by that clock
+    _first_ms: int = 0
 
     def take(self, record: Record) -> None:
         """One record, in order."""
         if self._state is None:
-            self._begun = (record.mono_ms, record.mono_ms)
+            self._first_ms = record.time_ms
             self._state = (record.state or "BIRTH", record.time_ms, record.reason, None)
-        self._last = (record.time_ms, record.mono_ms)
+        self._last = self._since(record)
         if not self.owners or self.owners[-1] != record.owner_epoch:
             self.owners.append(record.owner_epoch)
         if record.event == CHANGE:
@@ -75,20 +80,28 @@ class Story:
         if len(self.moments) >= ROWS_MAX:
             self.dropped += 1
             return
-        since = record.mono_ms - self._begun[0]
+        since = self._last
         where = f"{record.chain}/{record.seq}"
         self.moments.append(Moment(record.time_ms, since, where, record.event, text))
+
+    def _since(self, record: Record) -> float:
+        """Time from the session's beginning: by the node's own clock, between nodes by the wall, never backwards."""
+        clock = (record.node_id, record.boot_id)
+        if clock != self._clock:
+            self._clock = clock
+            self._origin = record.mono_ms - max(self._last, record.time_ms - self._first_ms)
+        return record.mono_ms - self._origin
 
     def _moved(self, record: Record) -> None:
         assert self._state is not None
         state, start, reason, transport = self._state
         length = record.data.dwell_ms
-        length = float(record.mono_ms - self._begun[1]) if length is None else length
+        length = self._last - self._begun if length is None else length
         if len(self.spans) < ROWS_MAX:
             self.spans.append(Span(state, start, max(0.0, length), reason, transport))
         bound = record.transport.id if record.transport is not None else transport
         self._state = (record.state or "", record.time_ms, record.reason, bound)
-        self._begun = (self._begun[0], record.mono_ms)
+        self._begun = self._last
         if record.state == "TERMINATED":
             self.cause = record.reason
 
@@ -105,7 +118,7 @@ class Story:
         if self._state is None:
             return list(self.spans)
         state, start, reason, transport = self._state
-        lasted = None if state == "TERMINATED" else float(self._last[1] - self._begun[1])
+        lasted = None if state == "TERMINATED" else self._last - self._begun
         return [*self.spans, Span(state, start, lasted, reason, transport)]
 
     def bar(self, width: int) -> list[str]:
@@ -132,6 +145,7 @@ class Story:
         return {
             "session": self.uid, "end": self.end, "cause": self.cause, "switches": self.switches,
             "denials": self.denials, "owner_epochs": self.owners, "transports": self.transports,
+            "owners": [tenure.as_json() for tenure in self.tenures],
             "states": [
                 {
                     "state": s.state, "start_ms": s.start_ms, "length_ms": s.length_ms, "reason": s.reason,
@@ -159,13 +173,13 @@ class Timeline:
     def record(self, chain: Chain, record: Record) -> None:
         """One accepted record."""
         if chain.kind in _ENDS:
-            self._tell(chain.name, record)
+            self._tell(chain.name, record, chain.tenures)
 
     def noted(self, track: Track, record: Record) -> None:
         """A node-lane record about a session."""
         self._tell(f"{track.role}:{track.uid}", record)
 
-    def _tell(self, name: str, record: Record) -> None:
+    def _tell(self, name: str, record: Record, tenures: list[Tenure] | None = None) -> None:
         kind, _, uid = name.partition(":")
         if not uid.startswith(self._wanted):
             return
@@ -175,6 +189,7 @@ class Timeline:
                 self.not_told += record.event == "session.created"
                 return
             story = self.stories[name] = Story(uid, _ENDS[kind])
+        story.tenures = story.tenures if tenures is None else tenures
         story.take(record)
 
 
@@ -229,6 +244,16 @@ def _result(record: Record, transport: str) -> str:
     return f"reattach denied at check {data.step}: {record.reason}{times}"
 
 
+def _acquired(record: Record, transport: str) -> str:
+    data = record.data
+    if record.reason != "owner_changed":
+        return ""
+    if data.from_node in (None, "", record.node_id):
+        return f"owner epoch {record.owner_epoch} acquired"
+    known = f", version {data.floor} was known to the client alone" if data.floor else ""
+    return f"{record.node_id} goes on for {data.from_node}, owner epoch {record.owner_epoch}{known}"
+
+
 _WORDS: dict[str, Callable[[Record, str], str]] = {
     "session.created": lambda r, t: f"created as {r.data.role or '?'}, policy {r.policy_digest[:12]}",
     "session.terminated": lambda r, t: f"ended after {span(r.data.session_age_ms)}",
@@ -241,7 +266,9 @@ _WORDS: dict[str, Callable[[Record, str], str]] = {
     "transport.switch_failed": lambda r, t: f"attempt on {r.data.to_id} failed: {r.reason}",
     "reattach.attempt": lambda r, t: f"attempt {r.data.attempt} ({r.data.kind}) on {t}",
     "reattach.result": _result,
-    "ownership.acquired": lambda r, t: f"owner epoch {r.owner_epoch} acquired" if r.reason == "owner_changed" else "",
+    "ownership.acquired": _acquired,
+    "ownership.lost": lambda r, t: f"{r.node_id} owns it no more: {r.data.code or r.reason}",
+    "ownership.rejected": lambda r, t: f"{r.node_id} does not own it: {r.reason}",
     "ownership.store_unavailable": lambda r, t: "the store did not answer",
     "key.rotated": lambda r, t: f"fresh keys, epoch {r.data.key_epoch}",
     "policy.applied": lambda r, t: f"policy {r.data.version} applies",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ NONCES_MAX = 4096  # proofs remembered per session: eight switches a minute for 
 DENIED_MAX = 256  # refused proofs remembered per session: a flood of them must not grow memory
 RULES = len(Rule) + 1
 
+CARRIED = ("born", "entered", "keys", "episode", "transportless")
 UNKNOWN = inf
 """An instant that was lost with records; a clock that does not run is None."""
 
@@ -30,7 +32,8 @@ class Track:
         "incumbent", "proof", "rebinds", "reattached", "entering", "nonces", "denied", "clock", "mono", "born",
         "entered", "keys", "episode", "transportless", "due", "due_name", "turned_late", "overdue", "bounds", "sure",
         "undecided", "attempts", "switches", "switches_known", "rate_limit", "hold_down", "hold_until",
-        "attempt_open", "attempt_version", "attempt_losses", "node", "run", "superseded", "older",
+        "attempt_open", "attempt_version", "attempt_losses", "node", "run", "superseded", "superseded_on", "older",
+        "carried", "owner_node", "owned_at", "claimant", "jumped_from", "lapsed",
     )  # fmt: skip
 
     def __init__(self, uid: str, role: str, docket: Docket, checks: list[int]) -> None:
@@ -50,7 +53,7 @@ class Track:
         # the record
         self.state = "BIRTH"
         self.version = 0
-        self.seen_version = 0
+        self.seen_version = 0  # the highest that the node lane named under the present owner
         self.reason: str | None = None
         self.owner = 0
         self.epoch: int | None = 0
@@ -70,11 +73,20 @@ class Track:
         # the node
         self.node: Node | None = None
         self.run = 0
-        self.superseded = inf  # when the device's newer session was certainly durable
+        self.superseded = inf  # when the device's newer session was certainly durable, by the clock ``superseded_on``
+        self.superseded_on: tuple[str, str] | None = None
         self.older: Track | None = None  # the device's session before this one, until that is certain
+
+        # the owner
+        self.owner_node = ""
+        self.owned_at = 0  # the record with which its time began
+        self.claimant = ""  # who becomes the owner within the present commit
+        self.jumped_from: int | None = None  # the version before a change of owner that leaves some out
+        self.lapsed = False  # the present commit begins another owner's time: nobody kept deadlines before it
 
     def _begin_clocks(self) -> None:
         # clocks
+        self.carried: dict[str, float] = {}  # clocks that came from another machine: what is known is the latest start
         self.clock: tuple[str, str] | None = None
         self.mono = 0
         self.born: float | None = None
@@ -97,6 +109,34 @@ class Track:
         self.hold_down = 0
         self.hold_until = -inf
 
+    def branched(self, docket: Docket) -> Track:
+        """The session as it is, for records that stand beside those of this chain; what it finds goes to ``docket``."""
+        other = copy(self)
+        other.docket, other.older = docket, None
+        other.nonces, other.denied, other.carried = dict(self.nonces), dict(self.denied), dict(self.carried)
+        other.switches = self.switches.copy()
+        return other
+
+    def carry_clocks(self, now: int) -> None:
+        """The clocks that run go on at another machine; the way took unknown time, so each may have begun earlier."""
+        started = {name: getattr(self, name) for name in CARRIED}
+        before = self.mono
+        self.forget_clocks()
+        for name, at in started.items():
+            if at is None:
+                setattr(self, name, None)
+            elif at != UNKNOWN:
+                self.at_latest(name, now - max(0.0, before - at))
+
+    def at_latest(self, name: str, start: float) -> None:
+        """The clock ``name`` began at ``start`` or earlier."""
+        setattr(self, name, start)
+        self.carried[name] = start
+
+    def is_carried(self, name: str) -> bool:
+        """Whether of the clock's start only the latest is known."""
+        return name in self.carried and getattr(self, name) == self.carried[name]
+
     def fail(self, rule: Rule, seq: int, text: str) -> None:
         """A rule is broken."""
         self.docket.fail(rule, seq, text)
@@ -117,6 +157,7 @@ class Track:
 
     def forget_clocks(self) -> None:
         """Instants of before are not comparable any more."""
+        self.carried.clear()
         self.born = self.keys = self.episode = self.transportless = UNKNOWN
         self.entered = UNKNOWN
         self.switches.clear()

@@ -17,6 +17,17 @@ class StoreUnavailable(Exception):
         self.reason = reason
 
 
+class CommitUnknown(StoreUnavailable):
+    """The store went away after a commit was sent: it may have been carried out.
+
+    Asking again with the same Write is safe and tells.
+    """
+
+
+class ForeignRecord(StoreUnavailable):
+    """Something under our names that this program did not write, or damage; nothing of it was used."""
+
+
 class CommitResult(Enum):
     """How a commit ended. Only COMMITTED changed anything."""
 
@@ -27,7 +38,10 @@ class CommitResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """One session as last committed. ``sealed`` (key material under the cluster key) is None once terminated."""
+    """One session as last committed. ``sealed`` (key material under the cluster key) is None once terminated.
+
+    ``owner`` is the node that may act for it (empty: no cluster), ``term`` how many owners it has had.
+    """
 
     session_id: bytes
     version: int
@@ -39,6 +53,8 @@ class StoredSession:
     seq: int
     head: str
     write_id: str
+    owner: str = ""
+    term: int = 0
 
     def __repr__(self) -> str:
         return f"StoredSession(chain={self.chain!r}, version={self.version}, state={self.state!r}, epoch={self.epoch})"
@@ -51,6 +67,8 @@ class Write:
     ``expected_version`` None demands that the session does not exist; ``sealed`` None keeps the stored one.
     ``device`` is (public key, timestamp ns); the timestamp must be strictly greater than the stored one.
     ``write_id`` makes a repeated, identical commit succeed again instead of conflicting with itself.
+    ``owner`` and ``term`` are stored as they are; a term never goes back. ``shared`` False: where gateways share a
+    store, the change may reach it later (births, owner changes and terminations may not).
     """
 
     session_id: bytes
@@ -66,6 +84,9 @@ class Write:
     lines: tuple[bytes, ...]
     device: tuple[bytes, int] | None
     write_id: str
+    owner: str = ""
+    term: int = 0
+    shared: bool = True
 
     def __post_init__(self) -> None:
         if self.expected_version is not None and self.version <= self.expected_version:
@@ -89,6 +110,8 @@ class Write:
             seq=self.seq,
             head=self.head,
             write_id=self.write_id,
+            owner=self.owner,
+            term=self.term,
         )
 
 
@@ -98,11 +121,15 @@ def judge(write: Write, old: StoredSession | None, device_timestamp: int) -> Com
         return CommitResult.COMMITTED
     if (None if old is None else old.version) != write.expected_version:
         return CommitResult.CONFLICT
-    if old is not None and (old.state == TERMINATED or write.epoch < old.epoch or write.seq < old.seq):
+    if old is not None and (old.state == TERMINATED or _goes_back(write, old)):
         return CommitResult.CONFLICT
     if write.device is not None and write.device[1] <= device_timestamp:
         return CommitResult.REPLAYED_DEVICE
     return None
+
+
+def _goes_back(write: Write, old: StoredSession) -> bool:
+    return write.epoch < old.epoch or write.seq < old.seq or write.term < old.term
 
 
 class Store(Protocol):

@@ -79,5 +79,24 @@ class Leases(Protocol):
     async def listing(self, prefix: str) -> Listing:
         """Every name under ``prefix`` (such as ``held/`` or ``live/``)."""
 
+    async def beat(self, lease: Lease, name: str, value: bytes) -> Lease:
+        """Keep the lease alive and set ``held/NAME``, which it holds, to ``value``; the renewed lease.
+
+        The change comes back in order through ``follow``: whoever sees it there has seen every change before it.
+        Raises LeaseLost: the lease is over, or does not hold the name.
+        """
+
+    async def revoke_by_id(self, lease_id: int) -> None:
+        """End a lease that an earlier process of this node left; ending an ended lease does nothing."""
+
+    def follow(self, since: int) -> AsyncIterator[Change]:
+        """Every change of ``held/`` and ``live/`` after the revision ``since``, in order, without an end.
+
+        Where the store has forgotten changes, what differs is found by listing again: first the names that are gone,
+        then those that changed since, in the order of their last changes, all with the revision of the listing.
+        A store that cannot be reached is asked again and again: only ``beat`` tells. Raises StoreUnavailable when the
+        store refuses.
+        """
+
     def watch(self, prefix: str, from_revision: int) -> AsyncIterator[Change | Compacted]:
         """Every change under ``prefix`` from that revision on, past and future, in order; ends after Compacted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -22,21 +22,29 @@ from jumpvpn.runtime.stores.base import (
 Answer = TypeVar("Answer")
 
 APPLICATION_ID = 0x4A56504E  # "JVPN": tells our files from any other SQLite file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TIMESTAMP_BYTES = 8  # big-endian; SQLite's own integers end at 2^63
 
 _SCHEMA = """
 CREATE TABLE session (
   session_id BLOB PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, epoch INTEGER NOT NULL,
   body BLOB NOT NULL, sealed BLOB, chain TEXT NOT NULL, seq INTEGER NOT NULL, head TEXT NOT NULL,
-  write_id TEXT NOT NULL
+  write_id TEXT NOT NULL, owner TEXT NOT NULL DEFAULT '', term INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX live_session ON session (session_id) WHERE state <> 'TERMINATED';
 CREATE TABLE device (device BLOB PRIMARY KEY, timestamp BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB NOT NULL) STRICT;
 """
+# What brings a file of an older schema to the next one, by the schema that it has.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE session ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE session ADD COLUMN term INTEGER NOT NULL DEFAULT 0",
+    ),
+}
 _RESTORE = "restore it, or move it away to start without sessions"
-_COLUMNS = "session_id, version, state, epoch, body, sealed, chain, seq, head, write_id"
+_COLUMNS = "session_id, version, state, epoch, body, sealed, chain, seq, head, write_id, owner, term"
+_MARKS = ", ".join("?" for _ in _COLUMNS.split(", "))
 
 
 class SqliteStore:
@@ -52,6 +60,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         self._exported = 0
+        self._last_line = 0
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
@@ -74,7 +83,25 @@ class SqliteStore:
 
     async def commit(self, write: Write) -> CommitResult:
         """Apply one unit in one transaction; on disk when it returns COMMITTED."""
-        return await self._run(lambda: self._commit(write))
+        return await self._run(lambda: self._transaction(lambda: self._apply(write)))
+
+    async def load_many(self, session_ids: Sequence[bytes]) -> list[StoredSession]:
+        """Those of these sessions that are stored, terminated ones too."""
+        return await self._run(lambda: [found for i in session_ids if (found := self._load(i)) is not None])
+
+    async def adopt(
+        self, records: Sequence[StoredSession] = (), lines: Sequence[bytes] = (), gone: Sequence[bytes] = ()
+    ) -> None:
+        """Put records as they are, add outbox lines, and erase the sessions ``gone``; one transaction.
+
+        For a node whose shared store has decided already: nothing is compared.
+        """
+        await self._run(lambda: self._transaction(lambda: self._adopt(records, lines, gone)))
+
+    @property
+    def last_line(self) -> int:
+        """The number of the newest outbox line that was ever added."""
+        return self._last_line
 
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp (ns) of this device; 0 if none."""
@@ -116,6 +143,7 @@ class SqliteStore:
             connection.close()
             raise
         self._connection = connection
+        self._last_line = self._newest_line()
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -137,16 +165,17 @@ class SqliteStore:
         row = self._db.execute(query, (session_id,)).fetchone()
         return None if row is None else StoredSession(*row)
 
-    def _commit(self, write: Write) -> CommitResult:
+    def _transaction(self, work: Callable[[], Answer]) -> Answer:
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            verdict = self._apply(write)
+            answer = work()
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        return verdict
+        self._last_line = self._newest_line()
+        return answer
 
     def _apply(self, write: Write) -> CommitResult:
         old = self._load(write.session_id)
@@ -157,26 +186,26 @@ class SqliteStore:
         if write.device is not None:
             timestamp = write.device[1].to_bytes(_TIMESTAMP_BYTES, "big")
             self._db.execute("INSERT OR REPLACE INTO device VALUES (?, ?)", (write.device[0], timestamp))
-        self._forget_exported()
-        self._db.executemany("INSERT INTO outbox (line) VALUES (?)", [(line,) for line in write.lines])
+        self._add_lines(write.lines)
         return CommitResult.COMMITTED
 
+    def _adopt(self, records: Sequence[StoredSession], lines: Sequence[bytes], gone: Sequence[bytes]) -> None:
+        for record in records:
+            self._put(record)
+        self._db.executemany("DELETE FROM session WHERE session_id = ?", [(session_id,) for session_id in gone])
+        self._add_lines(lines)
+
+    def _add_lines(self, lines: Sequence[bytes]) -> None:
+        self._forget_exported()
+        self._db.executemany("INSERT INTO outbox (line) VALUES (?)", [(line,) for line in lines])
+
+    def _newest_line(self) -> int:
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+        return 0 if row is None else int(row[0])
+
     def _put(self, new: StoredSession) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO session VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                new.session_id,
-                new.version,
-                new.state,
-                new.epoch,
-                new.body,
-                new.sealed,
-                new.chain,
-                new.seq,
-                new.head,
-                new.write_id,
-            ),
-        )
+        statement = f"INSERT OR REPLACE INTO session ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 (constants)
+        self._db.execute(statement, tuple(getattr(new, column) for column in _COLUMNS.split(", ")))
 
     def _device_timestamp(self, device: bytes) -> int:
         row = self._db.execute("SELECT timestamp FROM device WHERE device = ?", (device,)).fetchone()
@@ -207,6 +236,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    else:
+        _migrate(connection)
     connection.execute("COMMIT")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
@@ -216,6 +247,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
         raise StoreUnavailable(f"{path}: is damaged ({damage}); {_RESTORE}")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring an older file up to the schema of this program, inside the open transaction."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    while version in _MIGRATIONS:
+        for statement in _MIGRATIONS[version]:
+            connection.execute(statement)
+        version += 1
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
 def _reason(path: Path, error: sqlite3.Error) -> str:

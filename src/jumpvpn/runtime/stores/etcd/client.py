@@ -12,17 +12,22 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 from google.protobuf.message import Message
 
 from jumpvpn.runtime.stores.base import StoreUnavailable
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig, Identity
+from jumpvpn.runtime.stores.etcd.remembered import Remembered, RevisionFile
+from jumpvpn.runtime.stores.shared import Unanswered
 
 LONGEST_ANSWER = 32 << 20  # a page of records (store.py) stays far below; etcd itself sets no bound
 _FIRST_PAUSE = 0.05  # seconds, doubled after each round in which no member answered
 _LONGEST_PAUSE = 0.4  # an election takes about a second: a member that is back is asked soon
 _DIAGNOSIS_SECONDS = 2.0  # for each member at most, once, when the store is opened
 _ALERT_SECONDS = 0.5  # a server that refuses our certificate says so within a round trip
+_REREAD_SECONDS = 1.0  # between two looks at the files of our certificate while connections fail
+_REMEMBER_SECONDS = 5.0  # between two writings of the newest revision
 _OPTIONS = (
     ("grpc.max_receive_message_length", LONGEST_ANSWER),
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment would see, and delay, who owns what
@@ -62,16 +67,45 @@ _DEFINITE = frozenset(
 )
 
 
-class Unanswered(Exception):
-    """One try at one member ended without an answer: the request may have been carried out, or still be."""
-
-
 class Refused(StoreUnavailable):
     """etcd answered that it did not carry the request out."""
 
     def __init__(self, reason: str, code: grpc.StatusCode) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class Unreachable(StoreUnavailable):
+    """No member answered in time."""
+
+
+class WentBack(StoreUnavailable):
+    """etcd has an older state than this node has seen, or is another cluster: nothing is decided on it.
+
+    The request that found it out may have been carried out, there.
+    """
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was asked of etcd since the start: changing transactions, with their operations; readings; lease calls."""
+
+    transactions: int = 0
+    puts: int = 0
+    deletions: int = 0
+    reads: int = 0
+    leases: int = 0
+
+    def count(self, method: Method, request: Any) -> None:
+        """Count one request that is about to be sent."""
+        if method is TXN and any(not op.HasField("request_range") for op in request.success):
+            self.transactions += 1
+            self.puts += sum(op.HasField("request_put") for op in request.success)
+            self.deletions += sum(op.HasField("request_delete_range") for op in request.success)
+        elif method in (TXN, RANGE):
+            self.reads += 1
+        else:
+            self.leases += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +129,16 @@ class Client:
 
     def __init__(self, config: EtcdConfig, identity: Identity) -> None:
         self.config = config
-        self._channels = [
-            grpc.aio.secure_channel(endpoint, identity.credentials(), options=_OPTIONS) for endpoint in config.endpoints
-        ]
+        self.traffic = Traffic()
+        self._identity = identity
+        self._channels = _channels(config, identity)
+        self._replaced: set[asyncio.Task[None]] = set()
+        self._problem = ""  # with the files of our certificate
+        self._read_at = -math.inf
         self._turn = 0
-        self._cluster = 0
-        self._revision = 0
+        self._file = None if config.remembered is None else RevisionFile(config.remembered)
+        self._seen = Remembered() if self._file is None else self._file.read()
+        self._written, self._written_at = self._seen, -math.inf
         self._closed = False
 
     @classmethod
@@ -122,9 +160,20 @@ class Client:
 
     async def close(self) -> None:
         """Close all channels; a second call does nothing."""
+        if not self._closed and self._seen != self._written and self._file is not None:
+            with contextlib.suppress(StoreUnavailable):  # the file is a little older, as after a kill
+                self._file.write(self._seen)
         self._closed = True
         for channel in self._channels:
             await channel.close(grace=None)
+        for task in tuple(self._replaced):
+            task.cancel()
+        await asyncio.gather(*self._replaced, return_exceptions=True)
+
+    @property
+    def revision(self) -> int:
+        """The newest revision of etcd that this node has seen."""
+        return self._seen.revision
 
     def deadline(self, at_most: float = math.inf) -> float:
         """When a call that begins at once has to be over, in the loop's time (s)."""
@@ -150,17 +199,15 @@ class Client:
     async def once(self, method: Method, request: Message, deadline: float) -> Any:
         """One try at the member whose turn it is. Raises Unanswered (it is the next one's turn), StoreUnavailable."""
         call = self.channel.unary_unary(method.path, packed, method.answer)
-        revision, member = self._revision, self._turn
+        self._remember()
+        self.traffic.count(method, request)
+        revision, member = self._seen.revision, self._turn
         try:
             answer = await call(request, timeout=self.attempt(deadline))
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
             raise self.failure(error, member) from None
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr] # a coroutine runs in a task
-                raise
-            raise self._closed_words() from None  # the channel was closed under the call
         if method in (RANGE, TXN):
-            self._check(answer.header, revision)
+            self.check(answer.header, revision)
         return answer
 
     @property
@@ -175,42 +222,105 @@ class Client:
         """Which member is asked; to be handed to ``failure``."""
         return self._turn
 
-    def failure(self, error: grpc.aio.AioRpcError, member: int) -> Exception:
-        """What a failed call means: Unanswered, or StoreUnavailable where asking another member changes nothing."""
+    def failure(self, error: grpc.aio.AioRpcError | asyncio.CancelledError, member: int) -> BaseException:
+        """What a failed call means: Unanswered, or StoreUnavailable where asking another member changes nothing.
+
+        A cancellation of the task stays one; otherwise it says that the channel was closed under the call.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr] # a coroutine runs in a task
+                return error
+            return self._closed_words() if self._closed else Unanswered("the connection was replaced")
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in details:
             return Refused(_SPACE, code)
         if code in _DEFINITE and "too many requests" not in details:
             return Refused(_refusal(code, details), code)
-        if self._turn == member:  # several calls that failed at one member leave it once
-            self._turn += 1
+        self.leave(member)
+        self._read_again()
         endpoint = self.config.endpoints[member % len(self.config.endpoints)]
         return Unanswered(f"{endpoint}: {_unanswered(code, details)}")
 
+    def leave(self, member: int) -> None:
+        """It is the next member's turn; several calls that failed at one member leave it once."""
+        if self._turn == member:
+            self._turn += 1
+
     def unavailable(self, failure: BaseException) -> StoreUnavailable:
         """The words for a call that no member answered in time."""
-        return StoreUnavailable(
-            f"etcd: no member answered in time (last, {failure}); "
+        return Unreachable(
+            f"etcd: no member answered in time (last, {failure}); {self._problem}"
             "check that a majority of the members runs and can be reached"
         )
 
-    def _check(self, header: pb.ResponseHeader, at_least: int) -> None:
-        """A store that goes back in time (restored from a backup, or another cluster) may not decide anything."""
-        self._cluster = self._cluster or header.cluster_id
-        if header.cluster_id != self._cluster:
-            raise StoreUnavailable(
-                "etcd: the members belong to different clusters; name the members of one cluster, "
-                "and restart this gateway if that cluster was made anew"
+    def check(self, header: pb.ResponseHeader, at_least: int = 0) -> None:
+        """A store that goes back in time (restored from a backup, or another cluster) may not decide anything.
+
+        ``at_least``: the newest revision seen before asking. Raises WentBack, and every call does so from then on,
+        also in later processes: the revision may rise again over the one remembered.
+        """
+        seen = self._seen
+        if seen.cluster and header.cluster_id != seen.cluster:
+            raise self._refuse(
+                f"etcd: is another cluster (id {header.cluster_id:x}) than the one used before (id {seen.cluster:x})"
             )
         if header.revision < at_least:
-            raise StoreUnavailable(
-                f"etcd: went back from revision {at_least} to {header.revision} (restored from a backup?); "
-                "what was committed since is lost there: restart this gateway once that is accepted"
-            )
-        self._revision = max(self._revision, header.revision)
+            raise self._refuse(f"etcd: went back from revision {at_least} to {header.revision}")
+        if header.revision > seen.revision:
+            self._seen = Remembered(header.cluster_id, header.revision)
+
+    def _refuse(self, finding: str) -> WentBack:
+        where = "this gateway" if self._file is None else f"{self._file.path}"
+        go_on = "restart" if self._file is None else "stop every gateway of the cluster, remove at each"
+        self._seen = msgspec.structs.replace(
+            self._seen,
+            refused=f"{finding}: it was restored from a backup or made anew, and what was committed since is lost "
+            f"there; name the right members or restore a newer copy. To go on with what it has, {go_on} {where}",
+        )
+        if self._file is not None:
+            with contextlib.suppress(StoreUnavailable):  # this process refuses anyway; the next one finds it out again
+                self._file.write(self._seen)
+        return WentBack(self._seen.refused)
+
+    def _remember(self) -> None:
+        """Before asking, write the newest revision if that is due. Raises StoreUnavailable: nothing was asked."""
+        if self._seen.refused:
+            raise WentBack(self._seen.refused)
+        now = asyncio.get_running_loop().time()
+        if self._file is not None and self._seen != self._written and now >= self._written_at + _REMEMBER_SECONDS:
+            self._file.write(self._seen)
+            self._written, self._written_at = self._seen, now
+
+    def _read_again(self) -> None:
+        """After a failure: use the files of our certificate as they are, so that renewed ones need no restart."""
+        now = asyncio.get_running_loop().time()
+        if now < self._read_at + _REREAD_SECONDS or self._closed:
+            return
+        self._read_at = now
+        try:
+            identity = Identity.read(self.config)
+        except StoreUnavailable as problem:
+            self._problem = f"{problem.reason}; "
+            return
+        self._problem = ""
+        if identity != self._identity:
+            replaced, self._identity = self._channels, identity
+            self._channels = _channels(self.config, identity)
+            task = asyncio.create_task(self._retire(replaced))
+            self._replaced.add(task)
+            task.add_done_callback(self._replaced.discard)
+
+    async def _retire(self, channels: list[Any]) -> None:
+        """Calls that are under way may end; streams are then opened again on the channels that are in use."""
+        await asyncio.gather(*(channel.close(grace=self.config.attempt_ms / 1000) for channel in channels))
 
     def _closed_words(self) -> StoreUnavailable:
         return StoreUnavailable("etcd: the store is closed")
+
+
+def _channels(config: EtcdConfig, identity: Identity) -> list[Any]:
+    credentials = identity.credentials()
+    return [grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS) for endpoint in config.endpoints]
 
 
 class Patience:

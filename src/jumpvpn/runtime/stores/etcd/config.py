@@ -26,8 +26,9 @@ class EtcdConfig:
     """One cluster of etcd servers. Raises ValueError, naming the field, for a value that cannot be used.
 
     ``endpoints``: ``HOST:PORT`` of the members, tried in turn. ``ca``, ``certificate``, ``key``: PEM files for mutual
-    TLS. ``cluster`` names the gateways that share records, ``node`` this one. ``timeout_ms`` bounds every call as a
-    whole, ``attempt_ms`` one try at one member.
+    TLS, read again when a connection fails. ``cluster`` names the gateways that share records, ``node`` this one.
+    ``remembered``: the file of the newest revision seen (None: only this process remembers). ``timeout_ms`` bounds
+    every call as a whole, ``attempt_ms`` one try at one member.
     """
 
     endpoints: Sequence[str]
@@ -36,6 +37,7 @@ class EtcdConfig:
     key: Path
     cluster: str
     node: str
+    remembered: Path | None = None
     timeout_ms: int = 5_000
     attempt_ms: int = 1_500
 

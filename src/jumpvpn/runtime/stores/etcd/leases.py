@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -10,28 +11,29 @@ import grpc
 import grpc.aio
 
 from jumpvpn.runtime import clock
-from jumpvpn.runtime.stores.base import StoreUnavailable
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
 from jumpvpn.runtime.stores.etcd.client import (
     GRANT,
     KEEP_ALIVE,
-    RANGE,
     REQUIRE_LEADER,
     REVOKE,
     TXN,
-    WATCH,
     Client,
     Patience,
     Refused,
-    Unanswered,
     packed,
 )
+from jumpvpn.runtime.stores.etcd.operations import get, put, unchanged, values
 from jumpvpn.runtime.stores.etcd.records import Names, after_prefix
+from jumpvpn.runtime.stores.etcd.watching import Following, Keys, pages, stream
 from jumpvpn.runtime.stores.leases import Change, Compacted, Lease, LeaseLost, Listing
+from jumpvpn.runtime.stores.shared import Unanswered
 from jumpvpn.values import Instant
 
 _SECOND = 1_000_000_000
-_LISTED = 256  # names in one answer: 16 MiB of records at most
+# A node sees its own beats in the stream of ``follow``, several in this time; if it does not, the connection is dead
+# (gRPC itself finds that out after 13 s), and another member is asked. Leases that are long may make it reopen in vain.
+SILENCE_SECONDS = 4.0
 _REOPEN_SECONDS = 0.05  # at least this between two streams: a member that ends each at once is not run down
 
 
@@ -41,6 +43,7 @@ class EtcdLeases:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._names = Names(client.config.cluster, client.config.node)
+        self._beats: dict[tuple[int, str], int] = {}  # the last revision of each name held, by lease
 
     async def grant(self, ttl_seconds: int) -> Lease:
         """A lease of at least this length (etcd gives 2 s or more). A try without an answer leaves one to run out."""
@@ -78,44 +81,69 @@ class EtcdLeases:
 
     async def revoke(self, lease: Lease) -> None:
         """End the lease and remove what is held under it; ending an ended lease does nothing."""
+        for held in [held for held in self._beats if held[0] == lease.id]:
+            del self._beats[held]
         try:
             await self._client.ask(REVOKE, pb.LeaseRevokeRequest(id=lease.id))
         except Refused as refused:
             if refused.code is not grpc.StatusCode.NOT_FOUND:
                 raise
 
+    async def revoke_by_id(self, lease_id: int) -> None:
+        """End a lease that an earlier process of this node left; ending an ended lease does nothing."""
+        await self.revoke(Lease(lease_id, Instant(0)))
+
+    async def beat(self, lease: Lease, name: str, value: bytes) -> Lease:
+        """Keep the lease alive and set ``held/NAME``, which it holds, to ``value``; the renewed lease.
+
+        Raises LeaseLost: the lease is over, or does not hold the name (somebody removed it).
+        """
+        renewed = await self.keep_alive(lease)
+        key = self._names.held + name.encode()
+        seconds = renewed.remaining(clock.boot_time()) / _SECOND
+        deadline = self._client.deadline(seconds)
+        while True:
+            request = pb.TxnRequest(
+                compare=[unchanged(key, self._beats.get((lease.id, name), -1))],
+                success=[put(key, value, lease.id)], failure=[get(key)],
+            )  # fmt: skip
+            answer = await self._held_under(request, deadline)
+            if answer.succeeded:
+                self._beats[lease.id, name] = answer.header.revision
+                return renewed
+            (there,) = values(answer)
+            if there is None or there.lease != lease.id:
+                raise LeaseLost(f"held/{name} is not held under this lease any more; somebody removed or replaced it")
+            self._beats[lease.id, name] = there.mod_revision
+
     async def hold(self, lease: Lease, name: str, value: bytes) -> bool:
         """Set ``held/NAME`` until the lease ends; False if another lease holds it. Raises LeaseLost."""
-        key = self._names.root + b"held/" + name.encode()
-        request = pb.TxnRequest(
-            compare=[pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key, mod_revision=0)],
-            success=[pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease.id))],
-            failure=[pb.RequestOp(request_range=pb.RangeRequest(key=key))],
-        )
-        try:
-            answer = await self._client.ask(TXN, request)
-        except Refused as refused:
-            if refused.code is grpc.StatusCode.NOT_FOUND:
-                raise LeaseLost("etcd has ended the lease") from refused
-            raise
+        key = self._names.held + name.encode()
+        request = pb.TxnRequest(compare=[unchanged(key, 0)], success=[put(key, value, lease.id)], failure=[get(key)])
+        answer = await self._held_under(request)
         if answer.succeeded:
+            self._beats[lease.id, name] = answer.header.revision
             return True
-        holders = answer.responses[0].response_range.kvs
-        return any((kv.lease, kv.value) == (lease.id, value) for kv in holders)
+        (holder,) = values(answer)
+        return holder is not None and (holder.lease, holder.value) == (lease.id, value)
 
     async def listing(self, prefix: str) -> Listing:
         """Every name under ``prefix``, as of one revision."""
-        start = self._names.root + prefix.encode()
-        end, revision = after_prefix(start), 0
-        entries: dict[str, bytes] = {}
-        while True:
-            request = pb.RangeRequest(key=start, range_end=end, limit=_LISTED, revision=revision)
-            page = await self._client.ask(RANGE, request)
-            revision = revision or page.header.revision
-            entries |= {self._name(kv.key): kv.value for kv in page.kvs}
-            if not page.more:
-                return Listing(revision, entries)
-            start = page.kvs[-1].key + b"\0"
+        keys, entries, revision = self._under(prefix), dict[str, bytes](), 0
+        async for page in pages(self._client, keys):
+            entries |= {keys.name(kv.key): kv.value for kv in page.entries}
+            revision = page.revision
+        return Listing(revision, entries)
+
+    def follow(self, since: int) -> AsyncIterator[Change]:
+        """Every change of ``held/`` and ``live/`` after the revision ``since``, in order, without an end.
+
+        What etcd has forgotten is found by listing again: first the names that are gone, then those that changed, in
+        the order of their last changes, all with the revision of the listing. Raises StoreUnavailable when etcd refuses
+        (also when it has forgotten ``since`` itself before the first answer: list again).
+        """
+        keys = Keys(self._names.held, after_prefix(self._names.live), len(self._names.root))
+        return Following(self._client, keys, since, SILENCE_SECONDS).changes()
 
     async def watch(self, prefix: str, from_revision: int) -> AsyncIterator[Change | Compacted]:
         """Every change under ``prefix`` from that revision on, past and future, in order; ends after Compacted.
@@ -123,39 +151,35 @@ class EtcdLeases:
         A stream that breaks is opened again, at another member, after the last change that was handed on; raises
         StoreUnavailable when no member takes it within the call's time.
         """
-        start, following = self._names.root + prefix.encode(), from_revision
+        keys, following = self._under(prefix), from_revision
         patience: Patience | None = None
         while True:
             try:
-                async with aclosing(self._stream(start, following)) as stream:
-                    async for answer in stream:
+                async with aclosing(stream(self._client, keys, following)) as answers:
+                    async for answer in answers:
                         patience = None
                         if answer.compact_revision:
                             yield Compacted(answer.compact_revision)
                             return
                         for event in answer.events:
-                            yield self._change(event)
+                            yield keys.change(event)
                         if answer.events:  # all of one revision come in one answer
                             following = answer.events[-1].kv.mod_revision + 1
             except Unanswered as failure:
                 patience = patience or Patience(self._client)
                 await patience.wait(failure, least=_REOPEN_SECONDS)
 
-    async def _stream(self, start: bytes, revision: int) -> AsyncGenerator[Any, None]:
-        member = self._client.turn
-        call = self._client.channel.stream_stream(WATCH.path, packed, WATCH.answer)(metadata=REQUIRE_LEADER)
-        create = pb.WatchCreateRequest(key=start, range_end=after_prefix(start), start_revision=revision)
+    def _under(self, prefix: str) -> Keys:
+        start = self._names.root + prefix.encode()
+        return Keys(start, after_prefix(start), len(self._names.root))
+
+    async def _held_under(self, request: pb.TxnRequest, deadline: float | None = None) -> Any:
         try:
-            await call.write(pb.WatchRequest(create_request=create))
-            while (answer := await call.read()) is not grpc.aio.EOF:
-                yield answer
-                if answer.canceled:
-                    raise StoreUnavailable(f"etcd: ended the watch: {answer.cancel_reason or 'no reason given'}")
-            raise Unanswered("the watch ended")
-        except grpc.aio.AioRpcError as error:
-            raise self._client.failure(error, member) from None
-        finally:
-            call.cancel()
+            return await self._client.ask(TXN, request, deadline)
+        except Refused as refused:
+            if refused.code is grpc.StatusCode.NOT_FOUND:
+                raise LeaseLost("etcd has ended the lease") from refused
+            raise
 
     async def _renewed(self, lease: Lease, deadline: float) -> Any:
         """One exchange on a stream of its own: nothing is left to go stale when members change."""
@@ -165,20 +189,13 @@ class EtcdLeases:
         try:
             await call.write(pb.LeaseKeepAliveRequest(id=lease.id))
             answer = await call.read()
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
             raise self._client.failure(error, member) from None
         finally:
             call.cancel()
         if answer is grpc.aio.EOF:
             raise Unanswered("the member ended the stream")
         return answer
-
-    def _change(self, event: pb.Event) -> Change:
-        value = event.kv.value if event.type == pb.Event.PUT else None
-        return Change(self._name(event.kv.key), value, event.kv.mod_revision)
-
-    def _name(self, key: bytes) -> str:
-        return key[len(self._names.root) :].decode("utf-8", "backslashreplace")
 
 
 def _lease(lease_id: int, before: Instant, ttl_seconds: int) -> Lease:

@@ -4,9 +4,15 @@ Names, all below ``/jumpvpn/CLUSTER/``::
 
     format                                      the version of this layout
     live/SESSION, dead/SESSION                  one record; the terminated apart, so that listing stays cheap
-    device/KEY                                  newest handshake timestamp (ns), 8 bytes big-endian
+    device/KEY                                  newest handshake timestamp (ns), 8 bytes big-endian, and the session
+                                                that it began (16 bytes)
+    addresses/IP                                public key of the device that has this inner address
+    secrets/NAME                                sealed under the cluster key
     outbox/NODE/SESSION.VERSION.WRITE-ID.COUNT  the event lines of one commit, until the node has exported them
     held/NAME                                   what a lease holds
+
+``held/`` and ``live/`` are neighbours: one ordered watch over both tells who is there and who owns what. No other name
+may lie between them.
 """
 
 from __future__ import annotations
@@ -16,17 +22,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable, Write
+from jumpvpn.runtime.stores.base import ForeignRecord, StoredSession, Write
+from jumpvpn.runtime.stores.shared import KeptLines, outbox_name
 
 FORMAT = b"1"
 LONGEST_LINES = 1 << 16  # of one commit: the index of a line has 16 bits in its number
 _MAGIC = b"JVS\x01"
 _DIGEST_BYTES = 8  # against damage, not against forgery: that is the seal's and the cluster key's work
 _TIMESTAMP_BYTES = 8
-
-
-class ForeignRecord(StoreUnavailable):
-    """Something under our names that this program did not write; nothing of it was used."""
+_SESSION_BYTES = 16
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -40,6 +44,8 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     seq: int
     head: str
     write_id: str
+    owner: str = ""
+    term: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,20 @@ class Names:
 
     def outbox_entry(self, write: Write) -> bytes:
         """The lines of one commit; the name is unique to it, so its presence proves that the commit took place."""
-        commit = f"{write.session_id.hex()}.{write.version}.{write.write_id}.{len(write.lines)}"
-        return self.outbox + commit.encode()
+        return self.outbox + outbox_name(write).encode()
+
+    @property
+    def held(self) -> bytes:
+        """Prefix of what leases hold."""
+        return self.root + b"held/"
+
+    def address(self, address: str) -> bytes:
+        """Which device has this inner address."""
+        return self.root + f"addresses/{address}".encode()
+
+    def secret(self, name: str) -> bytes:
+        """A value sealed under the cluster key."""
+        return self.root + f"secrets/{name}".encode()
 
 
 def after_prefix(prefix: bytes) -> bytes:
@@ -113,16 +131,16 @@ def decode_session(key: bytes, value: bytes) -> StoredSession:
     return StoredSession(*(getattr(record, field) for field in _Record.__struct_fields__))
 
 
-def encode_timestamp(timestamp: int) -> bytes:
+def encode_device(timestamp: int, session_id: bytes) -> bytes:
     """The value of ``device/``."""
-    return timestamp.to_bytes(_TIMESTAMP_BYTES, "big")
+    return timestamp.to_bytes(_TIMESTAMP_BYTES, "big") + session_id
 
 
-def decode_timestamp(key: bytes, value: bytes) -> int:
-    """The timestamp (ns) under ``key``. Raises ForeignRecord."""
-    if len(value) != _TIMESTAMP_BYTES:
-        raise _foreign(key, "a timestamp of 8 bytes")
-    return int.from_bytes(value, "big")
+def decode_device(key: bytes, value: bytes) -> tuple[int, bytes | None]:
+    """Timestamp (ns) and last session under ``key``; the session is None in short values. Raises ForeignRecord."""
+    if len(value) not in (_TIMESTAMP_BYTES, _TIMESTAMP_BYTES + _SESSION_BYTES):
+        raise _foreign(key, "a timestamp of 8 bytes and a session of 16")
+    return int.from_bytes(value[:_TIMESTAMP_BYTES], "big"), value[_TIMESTAMP_BYTES:] or None
 
 
 def encode_lines(lines: tuple[bytes, ...]) -> bytes:
@@ -147,6 +165,20 @@ def lines_of(key: bytes) -> int:
     if not count.isdigit() or not 0 < int(count) <= LONGEST_LINES:
         raise _foreign(key, "event lines")
     return int(count)
+
+
+def decode_entry(root: bytes, key: bytes, value: bytes) -> KeptLines:
+    """The lines of one commit, under ``root`` + their name. Raises ForeignRecord."""
+    name = key[len(root) :]
+    session, _, rest = name.partition(b".")
+    version = rest.partition(b".")[0]
+    try:
+        session_id = bytes.fromhex(session.decode("ascii"))
+    except ValueError:
+        raise _foreign(key, "event lines") from None
+    if not version.isdigit():
+        raise _foreign(key, "event lines")
+    return KeptLines(name, session_id, int(version), tuple(decode_lines(key, value)))
 
 
 def _digest(packed: bytes) -> bytes:

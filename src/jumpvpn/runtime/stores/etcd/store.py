@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 
-from jumpvpn.runtime.stores.base import TERMINATED, CommitResult, StoredSession, StoreUnavailable, Write, judge
+from jumpvpn.runtime.stores.base import (
+    TERMINATED,
+    CommitResult,
+    CommitUnknown,
+    ForeignRecord,
+    StoredSession,
+    StoreUnavailable,
+    Write,
+)
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
-from jumpvpn.runtime.stores.etcd.client import RANGE, TXN, Client, Patience, Refused, Unanswered
+from jumpvpn.runtime.stores.etcd.client import RANGE, TXN, Client, Patience, Refused, WentBack
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
+from jumpvpn.runtime.stores.etcd.graves import Graves
+from jumpvpn.runtime.stores.etcd.operations import delete, get, put, unchanged, values
 from jumpvpn.runtime.stores.etcd.records import (
     FORMAT,
     LONGEST_LINES,
     Names,
     after_prefix,
+    decode_device,
+    decode_entry,
     decode_lines,
     decode_session,
-    decode_timestamp,
+    encode_device,
     encode_lines,
     encode_session,
-    encode_timestamp,
     lines_of,
 )
+from jumpvpn.runtime.stores.shared import Exchange, Found, KeptLines, Outcome, Unanswered, settle
 
 # etcd's own bounds are 1.5 MiB a request and 128 operations a transaction (--max-request-bytes, --max-txn-ops).
 LONGEST_RECORD = 64 << 10  # a record is a few KiB; bounds a page of them
@@ -32,32 +45,6 @@ _LINES_PAGE = 16  # commits' lines: 16 MiB at most
 _FORGET = 100  # deletions in one transaction
 _INDEX_BITS = 16
 _LISTINGS = 3  # begun again when the revision being listed is compacted away meanwhile
-
-
-class CommitUnknown(StoreUnavailable):
-    """The store went away after a commit was sent: it may have been carried out.
-
-    Asking again with the same Write is safe and tells.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a commit was decided on: three values and the revisions to compare (0 = the key does not exist)."""
-
-    live: pb.KeyValue | None
-    dead: pb.KeyValue | None
-    device: pb.KeyValue | None
-    done: bool
-
-    @property
-    def session(self) -> StoredSession | None:
-        found = self.live or self.dead
-        return None if found is None else decode_session(found.key, found.value)
-
-    @property
-    def timestamp(self) -> int:
-        return 0 if self.device is None else decode_timestamp(self.device.key, self.device.value)
 
 
 class EtcdStore:
@@ -70,6 +57,7 @@ class EtcdStore:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._names = Names(client.config.cluster, client.config.node)
+        self._graves = Graves(client)
         self._exported = 0
 
     @classmethod
@@ -92,53 +80,101 @@ class EtcdStore:
         """Every session that is not terminated, in order of its identifier, all as of one revision."""
         for _ in range(_LISTINGS):
             try:
-                return await self._pages()
+                return [decode_session(kv.key, kv.value) async for kv in self._live()]
             except Refused as refused:
                 if refused.code is not grpc.StatusCode.OUT_OF_RANGE:
                     raise
         raise StoreUnavailable("etcd: forgets its history while it is listed; compact it less often than every second")
 
+    async def owned(self, node: str, foreign: Callable[[str], None]) -> AsyncIterator[Found]:
+        """Every session of ``node`` that is not terminated, page by page, each page as of its own time."""
+        async for kv in self._live(at_once=False):
+            try:
+                session = decode_session(kv.key, kv.value)
+            except ForeignRecord as damage:
+                foreign(damage.reason)
+            else:
+                if session.owner == node:
+                    yield Found(session, kv.mod_revision)
+
     async def load(self, session_id: bytes) -> StoredSession | None:
         """One session, terminated ones too."""
-        keys = (self._names.live_session(session_id), self._names.dead_session(session_id))
-        answer = await self._client.ask(TXN, pb.TxnRequest(success=[_get(key) for key in keys]))
-        live, dead = _values(answer)
-        return _Seen(live, dead, None, done=False).session
+        return (await self.find(session_id)).session
+
+    async def find(self, session_id: bytes) -> Found:
+        """One session with the revision of its last change, terminated ones too."""
+        answer = await self._client.ask(TXN, pb.TxnRequest(success=self._reads(session_id)))
+        return _found(values(answer))
 
     async def commit(self, write: Write) -> CommitResult:
         """Apply one unit in one transaction; a majority has it on disk when this returns COMMITTED.
 
-        After a try without an answer everything is read back, the mark that the unit leaves included; sending it again
-        is safe, because the comparison lets at most one of the two through. Raises CommitUnknown when the time ends
-        in such doubt, and StoreUnavailable when nothing was changed.
+        Raises CommitUnknown when the time ends without knowing, and StoreUnavailable when nothing was changed.
         """
-        _check_lines(write)
-        attempt = _Attempt(self._client, self._names, write)
+        result, _ = await settle(self, write, None, Patience(self._client))
+        return result
+
+    def patience(self, at_most: float) -> Patience:
+        """For one call of at most so many seconds."""
+        return Patience(self._client, self._client.deadline(at_most))
+
+    async def look(self, write: Write, deadline: float) -> Found:
+        """Everything that ``write`` is decided on; one try. Raises Unanswered."""
+        return _found(values(await self._once(pb.TxnRequest(success=self._touched(write)), deadline)))
+
+    async def exchange(self, changes: Sequence[Exchange], deadline: float) -> Outcome:
+        """All of ``changes`` or none, in one transaction; one try. Raises Unanswered."""
+        ended = any(change.record.state == TERMINATED for change in changes)
+        grave = await self._graves.lease(deadline) if ended else 0
+        request = pb.TxnRequest()
+        for change in changes:
+            self._add(request, change, grave)
         try:
-            return await attempt.settle()
-        except StoreUnavailable as failure:
-            if attempt.doubt:
-                raise CommitUnknown(f"{failure.reason}; whether the last commit took place is not known") from failure
+            answer = await self._once(request, deadline)
+        except WentBack as failure:
+            raise CommitUnknown(failure.reason) from failure
+        except Refused as refused:
+            if grave and refused.code is grpc.StatusCode.NOT_FOUND:
+                self._graves.lost()
+                raise Unanswered("the lease of terminated sessions had ended") from refused
             raise
+        if answer.succeeded:
+            return Outcome(answer.header.revision, None)
+        read, found = values(answer), list[Found]()
+        for change in changes:
+            count = len(self._touched(change.write))
+            found.append(_found(read[:count]))
+            read = read[count:]
+        return Outcome(answer.header.revision, tuple(found))
 
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp (ns) of this device; 0 if none."""
-        answer = await self._client.ask(RANGE, pb.RangeRequest(key=self._names.device(device)))
-        return decode_timestamp(answer.kvs[0].key, answer.kvs[0].value) if answer.kvs else 0
+        return (await self._device(device))[0]
+
+    async def last_session(self, device: bytes) -> bytes | None:
+        """The session that this device began last; None if it began none."""
+        return (await self._device(device))[1]
+
+    async def kept(self) -> list[KeptLines]:
+        """The oldest lines of this node's commits that were not erased yet."""
+        page = await self._client.ask(RANGE, self._oldest_lines(0))
+        return [decode_entry(self._names.outbox, kv.key, kv.value) for kv in page.kvs]
+
+    async def erase(self, names: Sequence[bytes]) -> None:
+        """Remove lines by the names under which they are kept."""
+        for first in range(0, len(names), _FORGET):
+            gone = [delete(self._names.outbox + name) for name in names[first : first + _FORGET]]
+            await self._client.ask(TXN, pb.TxnRequest(success=gone))
 
     async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
         """Oldest lines of this node's commits not yet exported, in the order of the commits.
 
         A line's number is the revision of its commit and its place in it: it rises over restarts without a counter.
         """
-        prefix, found = self._names.outbox, list[tuple[int, bytes]]()
+        found = list[tuple[int, bytes]]()
         floor = self._exported >> _INDEX_BITS
         while len(found) < limit:
-            request = pb.RangeRequest(
-                key=prefix, range_end=after_prefix(prefix), limit=_LINES_PAGE, min_create_revision=floor,
-                sort_order=pb.RangeRequest.ASCEND, sort_target=pb.RangeRequest.CREATE,
-            )  # fmt: skip
-            page = await self._client.ask(RANGE, request)
+            page = await self._client.ask(RANGE, self._oldest_lines(floor))
             for kv in page.kvs:
                 numbered = enumerate(decode_lines(kv.key, kv.value), kv.create_revision << _INDEX_BITS)
                 found += [(number, line) for number, line in numbered if number > self._exported]
@@ -159,7 +195,7 @@ class EtcdStore:
             page = await self._client.ask(RANGE, request)
             gone = [kv.key for kv in page.kvs if self._last_number(kv) <= self._exported]
             if gone:
-                await self._client.ask(TXN, pb.TxnRequest(success=[_delete(key) for key in gone]))
+                await self._client.ask(TXN, pb.TxnRequest(success=[delete(key) for key in gone]))
             if not (page.more and gone):
                 return
 
@@ -170,21 +206,34 @@ class EtcdStore:
     def _last_number(self, entry: pb.KeyValue) -> int:
         return (entry.create_revision << _INDEX_BITS) + lines_of(entry.key) - 1
 
-    async def _pages(self) -> list[StoredSession]:
+    def _oldest_lines(self, floor: int) -> pb.RangeRequest:
+        prefix = self._names.outbox
+        return pb.RangeRequest(
+            key=prefix, range_end=after_prefix(prefix), limit=_LINES_PAGE, min_create_revision=floor,
+            sort_order=pb.RangeRequest.ASCEND, sort_target=pb.RangeRequest.CREATE,
+        )  # fmt: skip
+
+    async def _live(self, at_once: bool = True) -> AsyncIterator[pb.KeyValue]:
         start, end = self._names.live, after_prefix(self._names.live)
-        found: list[StoredSession] = []
         revision = 0
         while True:
             request = pb.RangeRequest(key=start, range_end=end, limit=_PAGE, revision=revision)
             page = await self._client.ask(RANGE, request)
-            found += [decode_session(kv.key, kv.value) for kv in page.kvs]
+            for kv in page.kvs:
+                yield kv
             if not page.more:
-                return found
-            start, revision = page.kvs[-1].key + b"\0", revision or page.header.revision
+                return
+            start = page.kvs[-1].key + b"\0"
+            if at_once:
+                revision = revision or page.header.revision
+
+    async def _device(self, device: bytes) -> tuple[int, bytes | None]:
+        answer = await self._client.ask(RANGE, pb.RangeRequest(key=self._names.device(device)))
+        return decode_device(answer.kvs[0].key, answer.kvs[0].value) if answer.kvs else (0, None)
 
     async def _check_format(self) -> None:
         key = self._names.format
-        request = pb.TxnRequest(compare=[_unchanged(key, None)], success=[_put(key, FORMAT)], failure=[_get(key)])
+        request = pb.TxnRequest(compare=[unchanged(key, 0)], success=[put(key, FORMAT)], failure=[get(key)])
         answer = await self._client.ask(TXN, request)
         found = FORMAT if answer.succeeded else answer.responses[0].response_range.kvs[0].value
         if found != FORMAT:
@@ -193,106 +242,64 @@ class EtcdStore:
                 f"this program knows {FORMAT.decode()!r}; upgrade the program, or name another cluster"
             )
 
+    async def _once(self, request: pb.TxnRequest, deadline: float) -> Any:
+        return await self._client.once(TXN, request, deadline)
 
-class _Attempt:
-    """One commit until it is settled. ``doubt``: a transaction was sent whose fate is not known."""
+    def _reads(self, session_id: bytes) -> list[pb.RequestOp]:
+        return [get(self._names.live_session(session_id)), get(self._names.dead_session(session_id))]
 
-    def __init__(self, client: Client, names: Names, write: Write) -> None:
-        self.doubt = False
-        self._client = client
-        self._write = write
-        self._patience = Patience(client)
-        self._live, self._dead = names.live_session(write.session_id), names.dead_session(write.session_id)
-        self._device = None if write.device is None else names.device(write.device[0])
-        self._entry = names.outbox_entry(write)
+    def _touched(self, write: Write) -> list[pb.RequestOp]:
+        """What ``write`` is decided on, in the order in which ``_found`` reads it."""
+        reads = [*self._reads(write.session_id), get(self._names.outbox_entry(write))]
+        return reads if write.device is None else [*reads, get(self._names.device(write.device[0]))]
 
-    async def settle(self) -> CommitResult:
-        """Look, judge, transact; again from what was seen instead when the comparison failed or no answer came."""
-        seen: _Seen | None = None
-        while True:
-            sent = False
-            try:
-                if seen is None:
-                    seen = self._seen(await self._transact(pb.TxnRequest(success=self._reads())))
-                session = seen.session
-                verdict = CommitResult.COMMITTED if seen.done else judge(self._write, session, seen.timestamp)
-                if verdict is not None:
-                    return verdict
-                request = self._request(seen, session)
-                sent = True
-                answer = await self._transact(request)
-            except Unanswered as failure:
-                self.doubt = self.doubt or sent
-                seen = None
-                await self._patience.wait(failure)
-            else:
-                if answer.succeeded:
-                    return CommitResult.COMMITTED
-                # Revisions only rise: whatever was sent before can no longer pass its comparison.
-                self.doubt = False
-                seen = self._seen(answer)
-
-    async def _transact(self, request: pb.TxnRequest) -> pb.TxnResponse:
-        answer: pb.TxnResponse = await self._client.once(TXN, request, self._patience.deadline)
-        return answer
-
-    def _reads(self) -> list[pb.RequestOp]:
-        keys = [self._live, self._dead, self._entry] + ([] if self._device is None else [self._device])
-        return [_get(key) for key in keys]
-
-    def _seen(self, answer: pb.TxnResponse) -> _Seen:
-        live, dead, entry, *device = _values(answer)
-        return _Seen(live, dead, device[0] if device else None, done=entry is not None)
-
-    def _request(self, seen: _Seen, session: StoredSession | None) -> pb.TxnRequest:
-        write, new = self._write, self._write.stored_over(session)
-        record = encode_session(new)
-        if len(record) > LONGEST_RECORD:
-            raise StoreUnavailable(
-                f"etcd: the record of {write.chain} has {len(record)} bytes, more than the {LONGEST_RECORD} "
-                "that a record may have; nothing was committed"
-            )
-        compare = [_unchanged(self._live, seen.live), _unchanged(self._dead, seen.dead)]
-        if new.state == TERMINATED:
-            success = [_delete(self._live), _put(self._dead, record)]
+    def _add(self, request: pb.TxnRequest, change: Exchange, grave: int) -> None:
+        write, seen, names = change.write, change.seen, self._names
+        live, dead = names.live_session(write.session_id), names.dead_session(write.session_id)
+        record = _checked(change)
+        request.compare.append(unchanged(live, seen.revision))
+        if seen.session is None:
+            request.compare.append(unchanged(dead, 0))  # a live record has no terminated one beside it
+        if change.record.state == TERMINATED:
+            request.success.extend([delete(live), put(dead, record, grave)])
         else:
-            success = [_put(self._live, record)]
-        if self._device is not None and write.device is not None:
-            compare.append(_unchanged(self._device, seen.device))
-            success.append(_put(self._device, encode_timestamp(write.device[1])))
+            request.success.append(put(live, record))
+        if write.device is not None:
+            device, timestamp = write.device
+            request.compare.append(unchanged(names.device(device), seen.device_revision))
+            request.success.append(put(names.device(device), encode_device(timestamp, write.session_id)))
         if write.lines:
-            success.append(_put(self._entry, encode_lines(write.lines)))
-        return pb.TxnRequest(compare=compare, success=success, failure=self._reads())
+            request.success.append(put(names.outbox_entry(write), encode_lines(write.lines)))
+        request.failure.extend(self._touched(write))
 
 
-def _check_lines(write: Write) -> None:
+def _checked(change: Exchange) -> bytes:
+    """The packed record, when etcd can take it and its lines. Raises StoreUnavailable."""
+    write, record = change.write, encode_session(change.record)
     size = sum(map(len, write.lines))
     if size > LONGEST_COMMIT or len(write.lines) > LONGEST_LINES:
         raise StoreUnavailable(
             f"etcd: the commit of {write.chain} has {len(write.lines)} event lines of {size} bytes, more than the "
             f"{LONGEST_LINES} lines of {LONGEST_COMMIT} bytes that one transaction takes; nothing was committed"
         )
+    if len(record) > LONGEST_RECORD:
+        raise StoreUnavailable(
+            f"etcd: the record of {write.chain} has {len(record)} bytes, more than the {LONGEST_RECORD} "
+            "that a record may have; nothing was committed"
+        )
+    return record
 
 
-def _get(key: bytes) -> pb.RequestOp:
-    return pb.RequestOp(request_range=pb.RangeRequest(key=key))
-
-
-def _put(key: bytes, value: bytes) -> pb.RequestOp:
-    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
-
-
-def _delete(key: bytes) -> pb.RequestOp:
-    return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key))
-
-
-def _unchanged(key: bytes, seen: pb.KeyValue | None) -> pb.Compare:
-    """The comparison that holds while ``key`` is as ``seen``; None = it does not exist, which etcd calls revision 0."""
-    revision = 0 if seen is None else seen.mod_revision
-    return pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key, mod_revision=revision)
-
-
-def _values(answer: pb.TxnResponse) -> list[pb.KeyValue | None]:
-    """The single value, if there is one, that each reading operation of a transaction found."""
-    found = [response.response_range.kvs for response in answer.responses]
-    return [kvs[0] if kvs else None for kvs in found]
+def _found(read: Sequence[pb.KeyValue | None]) -> Found:
+    """From the answers to ``_touched``, or to ``_reads`` alone."""
+    record = read[0] or read[1]
+    done = len(read) > 2 and read[2] is not None
+    device = read[3] if len(read) > 3 else None
+    timestamp, _ = (0, None) if device is None else decode_device(device.key, device.value)
+    return Found(
+        session=None if record is None else decode_session(record.key, record.value),
+        revision=0 if record is None else record.mod_revision,
+        timestamp=timestamp,
+        device_revision=0 if device is None else device.mod_revision,
+        done=done,
+    )

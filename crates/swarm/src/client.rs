@@ -1,0 +1,233 @@
+//! One client: datagrams in, datagrams out. No sockets and no clock; times are nanoseconds of any rising clock.
+
+use jumpvpn_packet::aead::AeadId;
+use jumpvpn_packet::frames::{Plaintext, Probe, Report, MEASUREMENT_LEN};
+use jumpvpn_packet::handshake::{Capabilities, Credential, Established, Initiator, InitiatorConfig};
+use jumpvpn_packet::header::{HEADER_LEN, OVERHEAD};
+use jumpvpn_packet::kem::KemKeyPair;
+use jumpvpn_packet::keys::{gateway_id, PublicKey};
+use jumpvpn_packet::random::draw;
+use jumpvpn_packet::reattach::{HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, Ticket, Token};
+use jumpvpn_packet::schedule::{ControlSecret, EpochNonce, Root, Secret};
+use jumpvpn_packet::seal::{OpeningKey, SealingKey};
+use jumpvpn_packet::{Cid, DropReason, PathIndex, SystemRandom};
+
+/// The version of the record that a gateway welcomes a client with.
+const BIRTH_VERSION: u64 = 1;
+/// Control message by which a gateway ends a session, above the packet core's own types.
+const CLOSE: u8 = jumpvpn_packet::control::FIRST_APPLICATION_TYPE + 1;
+/// Cause of a move that a gateway's silence asks for: `transport_dead` in the registry of reasons.
+const CAUSE: u8 = 7;
+
+/// A live session as the client knows it.
+pub struct Live {
+    aead: AeadId,
+    root: Root,
+    control: ControlSecret,
+    tickets: Vec<Ticket>,
+    born_ns: u64,
+    version: u64,
+    epoch: u64,
+    path: PathIndex,
+    up: SealingKey,
+    down: OpeningKey,
+    /// When anything authentic came last.
+    pub heard_ns: u64,
+    challenge: [u8; 8],
+    probed_ns: u64,
+}
+
+/// A reattach under way.
+pub struct Ask {
+    nonce: EpochNonce,
+    path: PathIndex,
+    epoch: u64,
+    datagram: Vec<u8>,
+}
+
+/// What became of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The session is bound again; the datagram proves the epoch.
+    Attached(Vec<u8>),
+    /// Ask again with the token, by this request.
+    Again(Vec<u8>),
+    /// Refused, with the reason's code. The gateway's version is known from here on.
+    Denied(u16),
+}
+
+/// What a datagram of the session said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A probe: answer by this datagram.
+    Answer(Vec<u8>),
+    /// The answer to our probe, after so many ns.
+    RoundTrip(u64),
+    /// The gateway ended the session.
+    Closed,
+    /// Nothing to do.
+    Nothing,
+}
+
+/// A birth under way; `now_ns` of all calls come from one clock, `timestamp_ns` rises with each birth of the device.
+pub fn begin_birth(private: Secret, gateway: &PublicKey, timestamp_ns: u64) -> Initiator {
+    let (capabilities, credential) = (Capabilities::AES, Credential(Vec::new()));
+    let config =
+        InitiatorConfig { private_key: private, gateway_key: *gateway, timestamp_ns, capabilities, credential };
+    Initiator::new(&config, KemKeyPair::generate(), &mut SystemRandom).expect("the gateway's key is a public key")
+}
+
+impl Live {
+    /// The session that a birth gave.
+    pub fn born(established: Established, now_ns: u64) -> Self {
+        let (up, down) = (established.up(), established.down());
+        let Established { aead, root, tickets, .. } = established;
+        Self {
+            aead,
+            control: root.control(),
+            root,
+            tickets,
+            born_ns: now_ns,
+            version: BIRTH_VERSION,
+            epoch: up.epoch(),
+            path: PathIndex::new(0).expect("below eight"),
+            up: SealingKey::new(aead, &up),
+            down: OpeningKey::new(aead, &down),
+            heard_ns: now_ns,
+            challenge: [0; 8],
+            probed_ns: 0,
+        }
+    }
+
+    /// The epoch in use.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What datagrams of the gateway carry.
+    pub fn cid(&self) -> Cid {
+        self.down.cids()[self.path.index()]
+    }
+
+    /// A probe with a fresh challenge.
+    pub fn probe(&mut self, now_ns: u64) -> Vec<u8> {
+        self.challenge = draw(&mut SystemRandom);
+        self.probed_ns = now_ns;
+        let probe = Probe { clock_ns: now_ns, challenge: self.challenge };
+        self.seal(&probe.to_bytes())
+    }
+
+    /// Opens a datagram of the gateway.
+    pub fn hear(&mut self, datagram: &mut [u8], now_ns: u64) -> Result<Said, DropReason> {
+        let opened = self.down.open(datagram)?;
+        self.heard_ns = now_ns;
+        match Plaintext::parse(opened.plaintext)? {
+            Plaintext::Probe(probe) => {
+                let window = self.down.window(self.path).expect("a datagram was opened on the path");
+                let report = Report {
+                    answers_probe: true,
+                    echo_clock_ns: probe.clock_ns,
+                    challenge: probe.challenge,
+                    highest: window.highest().unwrap_or(0),
+                    received: window.received(),
+                    delay_us: 0,
+                    lowest_missing: window.lowest_missing(),
+                };
+                Ok(Said::Answer(self.seal(&report.to_bytes())))
+            }
+            Plaintext::Report(report) if report.answers_probe && report.challenge == self.challenge => {
+                Ok(Said::RoundTrip(now_ns - self.probed_ns))
+            }
+            Plaintext::Control(frame) if frame.message_type == CLOSE => Ok(Said::Closed),
+            _ => Ok(Said::Nothing),
+        }
+    }
+
+    /// Whether a hint answers our last probe: the gateway holds no binding for us.
+    pub fn hinted(&self, envelope: &HintEnvelope<'_>) -> Result<bool, DropReason> {
+        let hint = envelope.open(&self.control)?;
+        Ok(hint.challenge == self.challenge && hint.epoch >= self.epoch)
+    }
+
+    /// A request at `gateway` under path index `path`; `token` is that of a challenge.
+    pub fn ask(&mut self, gateway: &PublicKey, path: PathIndex, token: Token, now_ns: u64) -> (Ask, Vec<u8>) {
+        let nonce: EpochNonce = draw(&mut SystemRandom);
+        let request = Request {
+            next_epoch: self.epoch + 1,
+            expected_version: self.version,
+            age_ms: (now_ns - self.born_ns) / 1_000_000,
+            path,
+            cause: CAUSE,
+            gateway: gateway_id(gateway),
+            token,
+        };
+        let ticket = self.ticket();
+        let datagram = request.seal(&self.control, &ticket, &nonce);
+        (Ask { nonce, path, epoch: request.next_epoch, datagram: datagram.clone() }, datagram)
+    }
+
+    /// Opens the reply to `ask`.
+    pub fn answered(
+        &mut self,
+        ask: &mut Ask,
+        envelope: &ReplyEnvelope<'_>,
+        gateway: &PublicKey,
+        now_ns: u64,
+    ) -> Result<Answer, DropReason> {
+        let reply = envelope.open(&self.control, &ask.nonce)?;
+        self.heard_ns = now_ns;
+        if !reply.tickets.is_empty() {
+            self.tickets.clone_from(&reply.tickets);
+        }
+        Ok(match reply.status {
+            ReplyStatus::Challenge => {
+                let (next, datagram) = self.ask(gateway, ask.path, reply.token, now_ns);
+                *ask = next;
+                Answer::Again(datagram)
+            }
+            ReplyStatus::Denied => {
+                self.version = self.version.max(reply.version);
+                self.epoch = self.epoch.max(reply.epoch);
+                Answer::Denied(reply.reason)
+            }
+            ReplyStatus::Committed => Answer::Attached(self.bind(ask, envelope, &reply, now_ns)),
+        })
+    }
+
+    fn bind(&mut self, ask: &Ask, envelope: &ReplyEnvelope<'_>, reply: &Reply, now_ns: u64) -> Vec<u8> {
+        let (up, down) =
+            (self.root.up(ask.epoch, &ask.nonce), self.root.down(ask.epoch, &ask.nonce, &envelope.gateway_nonce));
+        self.up = SealingKey::new(self.aead, &up);
+        self.down = OpeningKey::new(self.aead, &down);
+        (self.epoch, self.version, self.path) = (ask.epoch, reply.version, ask.path);
+        self.probe(now_ns)
+    }
+
+    /// A ticket is for one network; all of this client's requests leave from one.
+    fn ticket(&mut self) -> Ticket {
+        let last = self.tickets.last().expect("a birth gives tickets, and the last one is kept").clone();
+        if self.tickets.len() > 1 {
+            self.tickets.pop();
+        }
+        last
+    }
+
+    fn seal(&mut self, plaintext: &[u8; MEASUREMENT_LEN]) -> Vec<u8> {
+        let mut datagram = vec![0; MEASUREMENT_LEN + OVERHEAD];
+        datagram[HEADER_LEN..HEADER_LEN + MEASUREMENT_LEN].copy_from_slice(plaintext);
+        self.up.seal(self.path, &mut datagram).expect("an idle session seals few datagrams");
+        datagram
+    }
+}
+
+impl Ask {
+    /// The first bytes of the nonce, by which replies name their request.
+    pub fn echo(&self) -> [u8; 8] {
+        *self.nonce.first_chunk().expect("a nonce has 32 bytes")
+    }
+
+    /// The bytes to send again.
+    pub fn datagram(&self) -> &[u8] {
+        &self.datagram
+    }
+}

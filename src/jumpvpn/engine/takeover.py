@@ -1,0 +1,52 @@
+"""How a gateway comes to own a session that another one, or an earlier run of this one, owned before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.session import events as ev
+from jumpvpn.session.reasons import reason_of_code
+from jumpvpn.session.state import Session
+from jumpvpn.session.validation import ReattachRequest
+from jumpvpn.values import MILLISECOND, Epoch, Instant, Version
+
+
+def request_of(asked: inp.ReattachAsked, *, address_validated: bool) -> ReattachRequest:
+    """What is validated of a request."""
+    return ReattachRequest(
+        transport=asked.transport, peer=asked.peer, proof=asked.proof, fresh_nonce=asked.fresh_nonce,
+        nonce_id=asked.nonce_id, epoch=asked.epoch, expected_version=asked.expected_version,
+        age_ms=asked.age_ms, cause=reason_of_code(asked.cause), address_validated=address_validated,
+    )  # fmt: skip
+
+
+def claim_for(asked: inp.TakeoverAsked) -> ev.OwnerChanged:
+    """The change of owner that a proven request asks for."""
+    session, request = asked.session, asked.request
+    behind = request.expected_version > session.version
+    return ev.OwnerChanged(
+        session.owner_epoch + 1, asked.owner, asked.lost_at,
+        request.expected_version if behind else 0, request.epoch - 1 if behind else 0,
+    )  # fmt: skip
+
+
+def claim_after(restored: inp.SessionRestored) -> ev.OwnerChanged:
+    """The change of owner after a restart, or because the former owner is gone."""
+    return ev.OwnerChanged(restored.session.owner_epoch + 1, restored.owner, restored.lost_at)
+
+
+def as_claimed(session: Session, claim: ev.OwnerChanged) -> Session:
+    """What the request will meet once ``claim`` is committed, for validation ahead of it."""
+    if claim.proven_version <= session.version:
+        return session
+    known = Version(claim.proven_version)
+    return replace(
+        session, version=known, bound_version=known, prior_bound_version=session.bound_version,
+        epoch=Epoch(max(session.epoch, claim.proven_epoch)),
+    )  # fmt: skip
+
+
+def age_ms(session: Session, now: Instant) -> int:
+    """The session's age by the boot clock."""
+    return (now - session.born_at) // MILLISECOND

@@ -1,0 +1,98 @@
+"""What the gateways of a cluster share, opened for one of them: records, leases, ticket keys, inner addresses."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from jumpvpn.config import GatewayConfig
+from jumpvpn.config_cluster import ClusterConfig
+from jumpvpn.gateway.executor import Admitted
+from jumpvpn.runtime.errors import StartFailed
+from jumpvpn.runtime.stores.base import StoredSession
+from jumpvpn.runtime.stores.cluster import ClusterStore
+from jumpvpn.runtime.stores.etcd.config import EtcdConfig
+from jumpvpn.runtime.stores.etcd.leases import EtcdLeases
+from jumpvpn.runtime.stores.etcd.records import decode_session
+from jumpvpn.runtime.stores.etcd.store import EtcdStore
+from jumpvpn.runtime.stores.sqlite import SqliteStore
+from jumpvpn.values import Instant
+
+KEY_BYTES = 32
+_LONGEST_FILE = 4096
+
+
+class Shared:
+    """Open with ``await Shared.open(...)``. ``lost`` and ``may_act_until`` are set by whoever acts."""
+
+    def __init__(self, config: GatewayConfig, etcd: EtcdStore, local: SqliteStore) -> None:
+        self._config = config
+        self._etcd = etcd
+        self.leases = EtcdLeases(etcd.client)
+        self.lost: Callable[[bytes, StoredSession | None], None] = lambda _session_id, _found: None
+        self.complain: Callable[[str], None] = lambda _reason: None
+        self.may_act_until: Callable[[], Instant] = lambda: Instant(0)
+        self.store: ClusterStore
+        self._local = local
+
+    @classmethod
+    async def open(cls, config: GatewayConfig, cluster: ClusterConfig) -> Shared:
+        """Reach etcd and the local file. Raises StoreUnavailable with what to do."""
+        etcd = await EtcdStore.open(
+            EtcdConfig(
+                endpoints=cluster.etcd, ca=cluster.ca, certificate=cluster.certificate, key=cluster.key,
+                cluster=cluster.name, node=config.name, remembered=config.state_dir / "store-revision",
+            )
+        )  # fmt: skip
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(etcd.close)
+            local = await SqliteStore.open(config.state_dir / "sessions.sqlite")
+            stack.push_async_callback(local.close)
+            shared = cls(config, etcd, local)
+            shared.store = await ClusterStore.open(
+                local, etcd, config.name, give_up_at=shared._until, conflicts=shared._lost, foreign=shared._foreign
+            )
+            stack.pop_all()
+        return shared
+
+    def _until(self) -> Instant:
+        return self.may_act_until()
+
+    def _lost(self, session_id: bytes, found: StoredSession | None) -> None:
+        self.lost(session_id, found)
+
+    def _foreign(self, reason: str) -> None:
+        self.complain(reason)
+
+    async def claim_addresses(self, device: bytes, admitted: Admitted) -> tuple[str, ...]:
+        """The inner addresses of a device, the same at every gateway. Raises StoreUnavailable."""
+        return admitted.inner
+
+    @staticmethod
+    def decode_record(name: str, value: bytes) -> StoredSession:
+        """The record under a name of the watch. Raises StoreUnavailable."""
+        return decode_session(name.encode(), value)
+
+
+def read_cluster_key(path: Path) -> bytes:
+    """The cluster's key (32 bytes) from its file, raw or as base64 text. Raises StartFailed."""
+    try:
+        found = path.stat()
+        if found.st_mode & 0o077:
+            raise StartFailed(f"others may read the cluster's key {path}; run: chmod 600 {path}")
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_FILE)
+    except OSError as error:
+        raise StartFailed(
+            f"cannot read the cluster's key {path}: {error.strerror}; 'jumpvpn cluster init' makes one for all gateways"
+        ) from error
+    if len(content) == KEY_BYTES:
+        return content
+    with contextlib.suppress(binascii.Error, ValueError):
+        key = base64.b64decode(content.strip(), validate=True)
+        if len(key) == KEY_BYTES:
+            return key
+    raise StartFailed(f"{path} holds no cluster key: {KEY_BYTES} bytes, raw or as base64 text, are expected")

@@ -1,0 +1,123 @@
+"""Requests for sessions that this gateway does not hold: the record is read, the proof checked, then it is claimed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from jumpvpn.engine import inputs as inp
+from jumpvpn.gateway.executor import GatewayExecutor
+from jumpvpn.policy.model import Policy
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.dataplane import Overtaken, Plane
+from jumpvpn.runtime.stores.base import TERMINATED, StoredSession, StoreUnavailable
+from jumpvpn.runtime.stores.cluster import ClusterStore
+from jumpvpn.session.records import BadRecord, Kept, decode
+from jumpvpn.session.state import Session
+from jumpvpn.values import SessionId
+
+READS_MAX = 512  # records asked for at the same time; requests beyond are dropped, and repeated by their clients
+
+
+Claim = Callable[[Session, Kept, int, StoredSession], None]
+"""Makes all beside the engine ready for a session: its record, what is kept with it, its handle, the stored form."""
+
+
+class Takeovers:
+    """Reads the records that requests ask for, and has those taken over whose keys open the request."""
+
+    def __init__(
+        self, store: ClusterStore, plane: Plane, executor: GatewayExecutor, policy: Callable[[], Policy],
+        claim: Claim, post: Callable[[Any], None], complain: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._plane = plane
+        self._executor = executor
+        self._policy = policy
+        self._claim = claim
+        self._post = post
+        self._complain = complain
+        self._reading: dict[bytes, list[inp.ReattachAsked]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._candidates: dict[int, StoredSession] = {}
+
+    def asked(self, session_id: bytes, request: inp.ReattachAsked) -> None:
+        """A request whose ticket names a session that is not here."""
+        waiting = self._reading.get(session_id)
+        if waiting is not None:
+            waiting.append(request)
+        elif len(self._reading) >= READS_MAX:
+            self._drop(request)
+        else:
+            self._reading[session_id] = [request]
+            task = asyncio.create_task(self._read(session_id))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def proved(self, handle: int, request: inp.ReattachAsked) -> bool:
+        """The packet core opened a request with the keys of a candidate; False if ``handle`` is none.
+
+        Without proof the candidate goes again: whoever sent that holds a ticket, and nothing else.
+        """
+        stored = self._candidates.pop(handle, None)
+        if stored is None:
+            return False
+        if not request.proof:
+            self._plane.close_session(handle)
+            return True
+        session, kept = decode(stored.body, self._policy(), clock.now(), clock.boot_id(), request.age_ms)
+        self._store.take(stored)
+        self._claim(session, kept, handle, stored)
+        self._post(inp.TakeoverAsked(session, kept.device, stored.owner, request))
+        return True
+
+    async def close(self) -> None:
+        """Give up what is being read."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _read(self, session_id: bytes) -> None:
+        try:
+            stored = await self._store.load(session_id)
+        except StoreUnavailable as failure:  # the client repeats its request, here or elsewhere
+            self._complain(failure.reason)
+            for request in self._reading.pop(session_id):
+                self._drop(request)
+            return
+        requests = self._reading.pop(session_id)
+        if stored is None or stored.state == TERMINATED or stored.sealed is None:
+            for request in requests:
+                self._post(request)
+            return
+        self._open(stored, requests)
+
+    def _open(self, stored: StoredSession, requests: list[inp.ReattachAsked]) -> None:
+        """Let the packet core try the record's keys on the newest request: it repeats what the older ones asked."""
+        uid = SessionId(stored.session_id).uid
+        newest = requests.pop()
+        for request in requests:
+            self._drop(request)
+        if uid in self._executor.handles:  # it has come here meanwhile
+            self._drop(newest)
+            return
+        try:
+            _, kept = decode(stored.body, self._policy(), clock.now(), clock.boot_id())
+            inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
+            handle = self._plane.restore(stored.session_id, stored.sealed or b"", inner, routed=False)
+        except (BadRecord, ValueError) as error:
+            self._complain(f"the record of session {uid} cannot be used: {error}")
+            self._drop(newest)
+            return
+        self._candidates[handle] = stored
+        try:
+            self._executor.race.run(self._plane.retry_reattach, newest.request)
+        except Overtaken:
+            self._candidates.pop(handle, None)
+            self._plane.close_session(handle)
+
+    def _drop(self, request: inp.ReattachAsked) -> None:
+        with contextlib.suppress(Overtaken):
+            self._executor.race.run(self._plane.drop_reattach, request.request)

@@ -1,0 +1,545 @@
+"""The store of a gateway in a cluster: what is at its own disk, what is in etcd, and who wins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from etcd_lab import Cluster, Proxy, before_each_change, put
+from store_writes import SESSION, owned
+
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.stores.base import TERMINATED, CommitResult, CommitUnknown, StoredSession, StoreUnavailable
+from jumpvpn.runtime.stores.cluster import ClusterStore
+from jumpvpn.runtime.stores.etcd.records import Names
+from jumpvpn.runtime.stores.etcd.store import EtcdStore
+from jumpvpn.runtime.stores.flush import MOST_PENDING_BYTES
+from jumpvpn.runtime.stores.sqlite import SqliteStore
+from jumpvpn.values import Instant
+
+COMMITTED, CONFLICT = CommitResult.COMMITTED, CommitResult.CONFLICT
+SECOND = 1_000_000_000
+
+
+class Node:
+    """One gateway's store; ``kill`` ends it as SIGKILL does."""
+
+    def __init__(self, etcd: Cluster, folder: Path, name: str, cluster: str, **changes: object) -> None:
+        self.config = etcd.config(name, cluster=cluster, **changes)
+        self.path = folder / f"{name}.db"
+        self.lost: list[tuple[bytes, StoredSession | None]] = []
+        self.told: list[str] = []
+        self.give_up_at: Callable[[], Instant] | None = None
+        self.running: asyncio.Task[None] | None = None
+        self.local: SqliteStore
+        self.shared: EtcdStore
+        self.store: ClusterStore
+
+    async def start(self) -> Node:
+        self.shared = await EtcdStore.open(self.config)
+        self.local = await SqliteStore.open(self.path)
+        self.store = await ClusterStore.open(
+            self.local, self.shared, self.config.node, give_up_at=self.give_up_at,
+            conflicts=lambda session_id, found: self.lost.append((session_id, found)), foreign=self.told.append,
+        )  # fmt: skip
+        return self
+
+    def run(self) -> None:
+        self.running = asyncio.create_task(self.store.run())
+
+    async def kill(self) -> None:
+        if self.running is not None:
+            self.running.cancel()
+            await asyncio.gather(self.running, return_exceptions=True)
+        await self.local.close()
+        await self.shared.close()
+
+    async def in_etcd(self) -> StoredSession:
+        found = await self.shared.load(SESSION)
+        assert found is not None
+        return found
+
+    async def lines_in_etcd(self) -> list[bytes]:
+        return [line for _, line in await self.shared.outbox(1000)]
+
+
+@contextlib.asynccontextmanager
+async def nodes(etcd: Cluster, folder: Path, *names: str, **changes: object) -> AsyncIterator[list[Node]]:
+    cluster = etcd.config().cluster
+    started = [await Node(etcd, folder, name, cluster, **changes).start() for name in names]
+    try:
+        yield started
+    finally:
+        for node in started:
+            await node.kill()
+
+
+async def flushed(node: Node) -> None:
+    async with asyncio.timeout(20):
+        await node.store.flushed()
+
+
+async def test_a_change_is_on_the_nodes_disk_first_and_in_etcd_soon(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        assert await node.store.commit(owned(1)) is COMMITTED
+        assert node.store.behind == (0, 0)
+        for version in (2, 3):
+            assert await node.store.commit(owned(version)) is COMMITTED
+        here = await node.local.load(SESSION)
+        assert here is not None
+        assert (here.version, here.owner, here.term, here.sealed) == (3, "gw1", 1, b"sealed 3")
+        assert (await node.in_etcd()).version == 1
+        count, oldest = node.store.behind
+        assert count == 1
+        assert oldest > 0
+        node.run()
+        await flushed(node)
+        assert await node.in_etcd() == here
+        assert node.store.behind == (0, 0)
+        assert await node.lines_in_etcd() == [b"line 1\n", b"line 2\n", b"line 3\n"]
+
+
+async def test_lines_leave_etcd_once_the_node_has_exported_them(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        await node.store.commit(owned(2))
+        node.run()
+        await flushed(node)
+        numbered = await node.store.outbox()
+        assert [line for _, line in numbered] == [b"line 1\n", b"line 2\n"]
+        await node.store.exported(numbered[-1][0])
+        assert await node.store.outbox() == []
+        await node.store.commit(owned(3, lines=()))
+        await flushed(node)
+        await node.store.commit(owned(4, lines=()))
+        await flushed(node)
+        assert await node.lines_in_etcd() == []
+
+
+async def test_a_shared_commit_takes_what_is_behind_along_in_one_transaction(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        for version in (2, 3, 4):
+            await node.store.commit(owned(version))
+        before = node.shared.client.traffic.transactions, node.shared.client.traffic.reads
+        assert await node.store.commit(owned(5, shared=True, sealed=None)) is COMMITTED
+        assert (node.shared.client.traffic.transactions, node.shared.client.traffic.reads) == (before[0] + 1, before[1])
+        there = await node.in_etcd()
+        assert (there.version, there.sealed) == (5, b"sealed 4"), "keys that a change does not name stay the newest"
+        assert await node.local.load(SESSION) == there
+        assert await node.lines_in_etcd() == [b"line %d\n" % n for n in range(1, 6)]
+        assert [line for _, line in await node.store.outbox()] == [b"line %d\n" % n for n in range(1, 6)]
+        assert node.store.behind == (0, 0)
+        assert await node.store.commit(owned(6)) is COMMITTED
+
+
+async def test_births_owner_changes_and_ends_are_shared_whatever_the_write_asks(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        assert await node.store.commit(owned(1, shared=False)) is COMMITTED
+        assert (await node.in_etcd()).version == 1
+        assert await node.store.commit(owned(2, term=2, shared=False)) is COMMITTED
+        assert (await node.in_etcd()).term == 2
+        assert await node.store.commit(owned(3, term=2, state=TERMINATED, shared=False)) is COMMITTED
+        assert (await node.in_etcd()).state == TERMINATED
+        assert await node.local.load(SESSION) is None, "no key of an ended session stays at the node"
+        assert [line for _, line in await node.store.outbox()] == [b"line 1\n", b"line 2\n", b"line 3\n"]
+        assert await node.store.commit(owned(3, term=2, state=TERMINATED)) is COMMITTED, "asked again"
+        assert await node.store.commit(owned(4, term=2)) is CONFLICT
+
+
+async def test_wrong_versions_and_lower_terms_conflict_in_both_ways(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1, term=5))
+        await node.store.commit(owned(2, term=5))
+        for shared in (False, True):
+            assert await node.store.commit(owned(2, term=5, shared=shared, write_id="x")) is CONFLICT
+            assert await node.store.commit(owned(4, term=5, shared=shared)) is CONFLICT
+        assert await node.store.commit(owned(3, term=4)) is CONFLICT
+        assert (await node.in_etcd()).term == 5
+
+
+async def test_after_a_kill_the_local_record_is_newer_and_reaches_etcd(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        other = owned(1, session_id=b"o" * 16)
+        await node.store.commit(owned(1))
+        await node.store.commit(other)
+        await node.store.commit(owned(2))
+        await node.kill()
+        await node.start()
+        first, second = await node.store.load_owned("gw1")
+        assert (first.session_id, first.version) == (other.session_id, 1)
+        assert (second.session_id, second.version) == (SESSION, 2)
+        assert node.store.behind[0] == 1
+        node.run()
+        await flushed(node)
+        assert (await node.in_etcd()).version == 2
+        assert await node.store.commit(owned(3)) is COMMITTED
+        assert await node.store.load_owned("gw2") == []
+
+
+async def test_at_start_only_what_the_node_still_owns_stays_in_its_file(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        await first.store.commit(owned(1))
+        await first.store.commit(owned(2))
+        stored = await second.store.load(SESSION)
+        assert stored is not None
+        second.store.take(stored)
+        assert await second.store.commit(owned(3, "gw2", 2, expected_version=1)) is COMMITTED
+        await first.kill()
+        await first.start()
+        assert await first.store.load_owned("gw1") == []
+        assert await first.local.load_all() == []
+        assert [s.version for s in await second.store.load_owned("gw2")] == [3]
+        assert [s.version for s in await first.store.load_owned("gw2")] == [3]
+
+
+async def test_a_takeover_beats_what_the_owner_had_not_sent(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        await first.store.commit(owned(1))
+        await first.store.commit(owned(2, lines=(b"a", b"b")))
+        await first.store.commit(owned(3, lines=(b"c",)))
+        stored = await second.store.load(SESSION)
+        assert stored is not None
+        second.store.take(stored)
+        reads = second.shared.client.traffic.reads
+        taking = owned(9, "gw2", 2, expected_version=stored.version)
+        assert await second.store.commit(taking) is COMMITTED
+        assert second.shared.client.traffic.reads == reads, "one transaction, nothing is read again"
+        first.run()
+        await flushed(first)
+        ((session_id, found),) = first.lost
+        assert session_id == SESSION
+        assert found is not None
+        assert (found.owner, found.term, found.version) == ("gw2", 2, 9)
+        for shared in (False, True):
+            assert await first.store.commit(owned(4, shared=shared)) is CONFLICT
+        assert await first.store.forget(SESSION) == 3, "a, b and c are only in the old owner's journal"
+        assert await first.local.load(SESSION) is None
+        assert [line for _, line in await first.store.outbox()] == [b"line 1\n", b"a", b"b", b"c"]
+        assert await second.store.commit(owned(10, "gw2", 2)) is COMMITTED
+
+
+async def test_the_old_owners_shared_commit_loses_too(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        await first.store.commit(owned(1))
+        await first.store.commit(owned(2))
+        stored = await second.store.load(SESSION)
+        assert stored is not None
+        second.store.take(stored)
+        assert await second.store.commit(owned(2, "gw2", 2)) is COMMITTED
+        assert await first.store.commit(owned(3, state=TERMINATED)) is CONFLICT
+        assert (await second.in_etcd()).owner == "gw2"
+
+
+async def test_of_twenty_simultaneous_takers_exactly_one_wins(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, *(f"gw{n}" for n in range(20))) as all_nodes:
+        await all_nodes[0].store.commit(owned(1, "gone"))
+
+        async def take(node: Node) -> CommitResult:
+            stored = await node.store.load(SESSION)
+            assert stored is not None
+            node.store.take(stored)
+            return await node.store.commit(owned(2, node.config.node, 2))
+
+        results = await asyncio.gather(*(take(node) for node in all_nodes))
+        assert sorted(result.value for result in results) == ["committed"] + 19 * ["conflict"]
+        winner = all_nodes[results.index(COMMITTED)]
+        assert (await winner.in_etcd()).owner == winner.config.node
+        loser = all_nodes[results.index(CONFLICT)]
+        stored = await loser.store.load(SESSION)
+        assert stored is not None
+        loser.store.take(stored)
+        assert await loser.store.commit(owned(3, loser.config.node, 3)) is COMMITTED, "a loser starts from nothing"
+
+
+async def test_many_sessions_share_few_transactions(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        identifiers = [n.to_bytes(16, "big") for n in range(300)]
+        await asyncio.gather(*(node.store.commit(owned(1, session_id=i)) for i in identifiers))
+        for identifier in identifiers:
+            await node.store.commit(owned(2, session_id=identifier))
+        traffic = node.shared.client.traffic
+        before = traffic.transactions, traffic.reads
+        node.run()
+        await flushed(node)
+        assert traffic.transactions - before[0] <= 8, "300 sessions, 40 in each"
+        assert traffic.reads == before[1]
+        assert {found.version for found in await node.shared.load_all()} == {2}
+
+
+async def test_one_session_that_was_taken_does_not_stop_the_batch(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        identifiers = [bytes([n]) * 16 for n in range(5)]
+        for identifier in identifiers:
+            await first.store.commit(owned(1, session_id=identifier))
+            await first.store.commit(owned(2, session_id=identifier))
+        stored = await second.store.load(identifiers[2])
+        assert stored is not None
+        second.store.take(stored)
+        await second.store.commit(owned(2, "gw2", 2, session_id=identifiers[2]))
+        first.run()
+        await flushed(first)
+        assert [session for session, _ in first.lost] == [identifiers[2]]
+        assert [(s.version, s.owner) for s in await first.shared.load_all()] == [
+            (2, "gw2" if n == 2 else "gw1") for n in range(5)
+        ]
+
+
+async def test_a_damaged_record_stops_neither_the_batch_nor_the_start(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        names = Names(node.config.cluster, "gw1")
+        for identifier in (b"a" * 16, SESSION):
+            await node.store.commit(owned(1, session_id=identifier))
+            await node.store.commit(owned(2, session_id=identifier))
+        await put(node.shared.client, names.live_session(SESSION), b"hello")
+        node.run()
+        await flushed(node)
+        assert node.lost == [(SESSION, None)]
+        assert "does not hold a session record" in node.told[0]
+        assert (await node.shared.find(b"a" * 16)).session == await node.local.load(b"a" * 16)
+        await node.kill()
+        await node.start()
+        assert [s.session_id for s in await node.store.load_owned("gw1")] == [b"a" * 16]
+        assert len(node.told) == 2
+        assert await node.local.load(SESSION) is not None, "it may be the only good copy"
+
+
+async def test_what_is_missing_in_etcd_is_told(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        await node.store.commit(owned(2))
+        await node.shared.client.ask(*Cluster.deletion(Names(node.config.cluster, "gw1").live_session(SESSION)))
+        node.run()
+        await flushed(node)
+        assert node.lost == [(SESSION, None)]
+
+
+async def test_while_etcd_is_away_changes_wait_and_reach_it_afterwards(etcd: Cluster, tmp_path: Path) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 600, "attempt_ms": 300}
+        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
+            await node.store.commit(owned(1))
+            node.run()
+            proxy.deaf = True
+            for version in range(2, 5):
+                assert await node.store.commit(owned(version)) is COMMITTED
+            with pytest.raises(StoreUnavailable, match="no member answered") as raised:
+                await node.store.commit(owned(1, session_id=b"n" * 16))
+            assert not isinstance(raised.value, CommitUnknown), "it was never sent"
+            assert node.store.behind[0] == 1
+            await proxy.reset()
+            await flushed(node)
+            assert (await node.in_etcd()).version == 4
+            assert await node.lines_in_etcd() == [b"line %d\n" % n for n in range(1, 5)]
+            assert node.running is not None
+            assert not node.running.done()
+
+
+async def test_a_flush_whose_answer_was_lost_is_not_taken_for_anothers(
+    etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 600, "attempt_ms": 300}
+        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
+            for version in (1, 2):
+                await node.store.commit(owned(version))
+            lost = asyncio.Event()
+
+            def swallow() -> None:
+                proxy.swallowing = True
+                lost.set()
+
+            with monkeypatch.context() as patch:
+                before_each_change(node.shared.client, swallow, patch)
+                node.run()
+                await lost.wait()
+                assert await node.store.commit(owned(3)) is COMMITTED
+            await proxy.reset()
+            assert await node.store.commit(owned(4, shared=True)) is COMMITTED
+            await node.store.commit(owned(5))
+            await flushed(node)
+            assert (await node.in_etcd()).version == 5
+            assert node.lost == []
+
+
+async def test_an_unknown_outcome_is_asked_for_while_the_lease_holds(
+    etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 500, "attempt_ms": 250}
+        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
+            node.store._give_up_at = lambda: Instant(clock.boot_time() + 20 * SECOND)
+            doubts: list[bool] = []
+            original = node.shared.look
+
+            async def look(*arguments: Any) -> Any:
+                if proxy.swallowing:
+                    doubts.append(True)
+                    if len(doubts) == 4:
+                        await proxy.reset()
+                return await original(*arguments)
+
+            monkeypatch.setattr(node.shared, "look", look)
+            with monkeypatch.context() as patch:
+                before_each_change(node.shared.client, lambda: setattr(proxy, "swallowing", True), patch)
+                assert await node.store.commit(owned(1)) is COMMITTED
+            assert len(doubts) >= 4, "one call's time was over before, with the outcome unknown"
+            assert await node.lines_in_etcd() == [b"line 1\n"], "once"
+
+
+async def test_an_outcome_that_stays_unknown_is_said_to_be_and_is_read_later(
+    etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 500, "attempt_ms": 250}
+        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
+            await node.store.commit(owned(1, "gone"))
+            stored = await node.store.load(SESSION)
+            assert stored is not None
+            until = clock.boot_time() + SECOND
+            node.store._give_up_at = lambda: Instant(until)
+            node.store.take(stored)
+            with monkeypatch.context() as patch:
+                before_each_change(node.shared.client, lambda: setattr(proxy, "swallowing", True), patch)
+                with pytest.raises(CommitUnknown, match="whether the last commit took place is not known"):
+                    await node.store.commit(owned(2, term=2))
+            assert clock.boot_time() >= until
+            await proxy.reset()
+            again = await node.store.load(SESSION)
+            assert again is not None
+            assert (again.owner, again.version) == ("gw1", 2)
+
+
+async def test_without_a_lease_nothing_shared_is_changed(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        node.store._give_up_at = clock.boot_time
+        before = node.shared.client.traffic.transactions
+        with pytest.raises(StoreUnavailable, match="lease is over"):
+            await node.store.commit(owned(2, shared=True))
+        assert node.shared.client.traffic.transactions == before
+        assert await node.store.commit(owned(2)) is COMMITTED, "what the node did is recorded at the node"
+
+
+async def test_a_local_file_that_fails_after_the_shared_commit_changes_nothing_about_it(
+    etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+
+        async def full(*_: object, **__: object) -> None:
+            raise StoreUnavailable("the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node.local, "adopt", full)
+            assert await node.store.commit(owned(2, shared=True)) is COMMITTED
+        assert "the disk is full" in node.told[0]
+        assert await node.store.commit(owned(3)) is COMMITTED
+        row = await node.local.load(SESSION)
+        assert row is not None
+        assert row.version == 3
+
+
+async def test_lines_that_a_crash_kept_out_of_the_file_are_fetched_at_the_next_start(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        await node.store.exported((await node.store.outbox())[-1][0])
+        await node.shared.commit(owned(2, lines=(b"only in etcd\n",)))
+        await node.kill()
+        await node.start()
+        assert [line for _, line in await node.store.outbox()] == [b"only in etcd\n"]
+        assert await node.lines_in_etcd() == []
+        (found,) = await node.store.load_owned("gw1")
+        assert found.version == 2
+
+
+async def test_lines_that_ride_along_are_bounded_and_counted(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        for version in range(2, 6):
+            await node.store.commit(owned(version, lines=(b"%d" % version * (MOST_PENDING_BYTES // 2),)))
+        node.run()
+        await flushed(node)
+        there = await node.lines_in_etcd()
+        assert [line[:1] for line in there] == [b"l", b"4", b"5"]
+        assert len(await node.store.outbox()) == 5, "all of them are at the node"
+
+
+async def test_a_record_that_etcd_can_never_take_is_refused_at_once(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        for shared in (False, True):
+            with pytest.raises(StoreUnavailable, match="bytes"):
+                await node.store.commit(owned(2, shared=shared, body=b"x" * (64 << 10)))
+        assert await node.store.commit(owned(2)) is COMMITTED
+
+
+async def test_flushes_and_shared_commits_of_one_session_do_not_hurt_each_other(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        node.run()
+        for version in range(2, 42):
+            assert await node.store.commit(owned(version, shared=version % 5 == 0)) is COMMITTED
+            waiting = asyncio.ensure_future(node.store.flushed())
+            await asyncio.sleep(0)
+            waiting.cancel()
+        await flushed(node)
+        assert (await node.in_etcd()).version == 41
+        assert node.lost == []
+        assert [line for _, line in await node.store.outbox()] == [b"line %d\n" % n for n in range(1, 42)]
+
+
+async def test_taking_without_a_commit_leaves_nothing(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        await first.store.commit(owned(1))
+        stored = await second.store.load(SESSION)
+        assert stored is not None
+        second.store.take(stored)
+        assert await second.store.forget(SESSION) == 0
+        assert await second.store.load(SESSION) == stored
+        assert await first.store.commit(owned(2, shared=True)) is COMMITTED
+
+
+async def test_the_records_revision_is_learned_where_only_its_version_is_known(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        await first.store.commit(owned(1))
+        stored = await first.in_etcd()
+        second.store.take(stored)  # as it came through the watch
+        assert await second.store.commit(owned(2, "gw2", 2)) is COMMITTED
+        first.store.take(await first.in_etcd())
+        await second.store.commit(owned(3, "gw2", 2, shared=True))
+        assert await first.store.commit(owned(3, "gw1", 3)) is CONFLICT
+
+
+async def test_the_last_session_of_a_device_is_known_at_every_node(etcd: Cluster, tmp_path: Path) -> None:
+    device = b"d" * 32
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        assert await second.store.last_session(device) is None
+        assert await first.store.commit(owned(1, device=(device, 5))) is COMMITTED
+        assert (await second.store.device_timestamp(device), await second.store.last_session(device)) == (5, SESSION)
+        other = owned(1, "gw2", session_id=b"o" * 16, device=(device, 5))
+        assert await second.store.commit(other) is CommitResult.REPLAYED_DEVICE
+        await put(first.shared.client, Names(first.config.cluster, "gw1").device(device), (9).to_bytes(8, "big"))
+        assert (await second.store.device_timestamp(device), await second.store.last_session(device)) == (9, None)
+
+
+async def test_terminated_records_end_with_a_lease_that_many_share(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        names, client = Names(node.config.cluster, "gw1"), node.shared.client
+        leases = []
+        for identifier in (b"a" * 16, b"b" * 16):
+            await node.store.commit(owned(1, session_id=identifier))
+            assert await node.store.commit(owned(2, session_id=identifier, state=TERMINATED)) is COMMITTED
+            leases.append(await Cluster.lease_of(client, names.dead_session(identifier)))
+        assert leases[0] == leases[1] != 0
+        await Cluster.revoke(client, leases[0])
+        assert await node.store.load(b"a" * 16) is None
+        await node.store.commit(owned(1))
+        assert await node.store.commit(owned(2, state=TERMINATED)) is COMMITTED, "another lease is made"
+        assert await Cluster.lease_of(client, names.dead_session(SESSION)) not in (0, leases[0])
