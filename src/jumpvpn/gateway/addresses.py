@@ -29,6 +29,14 @@ def admitted_devices(config: GatewayConfig) -> dict[bytes, Admitted]:
     return found
 
 
+def fixed_addresses(config: GatewayConfig) -> dict[bytes, tuple[str, ...]]:
+    """Public key -> the inner addresses (without prefix) that the file gives to the device."""
+    return {
+        decode_key(device.public_key): tuple(str(a) for a in (device.address, device.address6) if a is not None)
+        for device in config.device
+    }
+
+
 def _free(pool: ipaddress.IPv4Network | ipaddress.IPv6Network, taken: set[str]) -> Iterator[str]:
     hosts = pool.hosts()
     next(hosts, None)  # the first one is the gateway's

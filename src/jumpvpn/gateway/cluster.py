@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Literal
 
 from jumpvpn.audit.chain import Chain
@@ -29,6 +30,7 @@ from jumpvpn.values import DomainEvent, Instant, SessionId, milliseconds
 from jumpvpn.wire.gateways import DRAIN, GATEWAYS, Gateway, encode_drain, encode_gateways
 
 DRAIN_TOLD_SECONDS = 1.0  # a client that missed it hears it again
+TICKET_KEYS_SECONDS = 60.0  # a new key seals two and a half minutes after it was made: every member knows it by then
 REJOIN_SECONDS = 0.5  # between two tries to take a lease anew
 ENDED_TERM = 2**62  # of a session that has ended: above every term
 LEAVING_SECONDS = 2.0  # for changes that the store lacks; they are on this node's disk in any case
@@ -74,6 +76,7 @@ class Cluster:
     async def join(self) -> None:
         """Take the lease and this node's name. Raises StoreUnavailable, StartFailed."""
         await self.keeper.join()
+        self._plane.set_ticket_keys(await self.shared.ticket_keys(clock.now().wall_ms))
 
     async def restore(self) -> None:
         """Once this node may act: bring back what it owns. Raises StoreUnavailable."""
@@ -90,7 +93,14 @@ class Cluster:
 
     def jobs(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What has to run beside the node's loop until it ends."""
-        return self._watch(), self._keep(), self.shared.store.run(), self.adoption.run(), self._tell_drain()
+        return (
+            self._watch(),
+            self._keep(),
+            self.shared.store.run(),
+            self.adoption.run(),
+            self._tell_drain(),
+            self._rotate_keys(),
+        )
 
     async def leave(self) -> None:
         """Stop acting and give the lease back. What is behind goes to the store first, as far as that takes it."""
@@ -163,6 +173,15 @@ class Cluster:
                 await asyncio.sleep(REJOIN_SECONDS)
             else:
                 return
+
+    async def _rotate_keys(self) -> None:
+        """Follow the cluster's ticket keys, and make the next one when its time has come."""
+        while True:
+            await asyncio.sleep(TICKET_KEYS_SECONDS)
+            try:
+                self._plane.set_ticket_keys(await self.shared.ticket_keys(clock.now().wall_ms))
+            except StoreUnavailable as failure:
+                self.complain(failure.reason)
 
     async def _watch(self) -> None:
         watchers = Watchers(self._member_changed, self._owner_changed, self.complain)
@@ -252,7 +271,7 @@ class Cluster:
         try:
             inner = self._inner.get(device)
             if inner is None:
-                inner = self._inner[device] = await self.shared.claim_addresses(device, admitted)
+                inner = self._inner[device] = await self.shared.claim_addresses(device)
             former = await self.shared.store.last_session(device)
         except StoreUnavailable as failure:
             self.complain(failure.reason)
@@ -302,7 +321,7 @@ class Cluster:
             len(self._engine.places), self._store_facts(),
         )  # fmt: skip
 
-    def document(self, *, with_sessions: bool) -> dict[str, Any]:
+    async def document(self, *, with_sessions: bool) -> dict[str, Any]:
         """The cluster as it was last seen from here."""
         names, own = self._executor.names, self._config.name
         members = [
@@ -315,7 +334,7 @@ class Cluster:
             status.OwnedSession(uid, names.get(uid, ""), owner.state, owner.node, owner.term)
             for uid, owner in ((SessionId(raw).uid, owner) for raw, owner in self.view.owners.items())
         ]
-        store = self._store_facts()
+        store = replace(self._store_facts(), endpoints=await self.shared.endpoints())
         return status.of_cluster(self._cluster.name, own, members, sessions, store, with_sessions=with_sessions)
 
     def _store_facts(self) -> status.StoreFacts:

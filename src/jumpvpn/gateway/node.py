@@ -239,7 +239,7 @@ class GatewayNode:
         return told if self._cluster is None else {**told, "cluster": self._cluster.summary()}
 
     async def _cluster_status(self, args: Any) -> Any:
-        return self._member().document(with_sessions=bool(args.get("sessions")))
+        return await self._member().document(with_sessions=bool(args.get("sessions")))
 
     async def _drain(self, args: Any) -> Any:
         cluster, wish = self._member(), args.get("set")

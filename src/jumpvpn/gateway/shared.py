@@ -10,37 +10,45 @@ from pathlib import Path
 
 from jumpvpn.config import GatewayConfig
 from jumpvpn.config_cluster import ClusterConfig
-from jumpvpn.gateway.executor import Admitted
+from jumpvpn.gateway.addresses import fixed_addresses
 from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.stores.base import StoredSession
 from jumpvpn.runtime.stores.cluster import ClusterStore
+from jumpvpn.runtime.stores.etcd.addresses import Addresses
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
 from jumpvpn.runtime.stores.etcd.leases import EtcdLeases
+from jumpvpn.runtime.stores.etcd.reach import answering
 from jumpvpn.runtime.stores.etcd.records import decode_session
+from jumpvpn.runtime.stores.etcd.secrets import ClusterSeal, ClusterSecrets, in_order_of_use
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 from jumpvpn.values import Instant
 
 KEY_BYTES = 32
+TICKET_KEY_LIFE_MS = 86_400_000  # a day, as a session's longest life: three are kept, so no living ticket is refused
 _LONGEST_FILE = 4096
 
 
 class Shared:
     """Open with ``await Shared.open(...)``. ``lost`` and ``may_act_until`` are set by whoever acts."""
 
-    def __init__(self, config: GatewayConfig, etcd: EtcdStore, local: SqliteStore) -> None:
+    def __init__(self, config: GatewayConfig, etcd: EtcdStore, key: bytes) -> None:
         self._config = config
         self._etcd = etcd
+        self._addresses = Addresses(etcd.client)
+        self._secrets = ClusterSecrets(etcd.client, ClusterSeal(key))
+        self._fixed = fixed_addresses(config)
+        self._taken = frozenset(address for fixed in self._fixed.values() for address in fixed)
         self.leases = EtcdLeases(etcd.client)
         self.lost: Callable[[bytes, StoredSession | None], None] = lambda _session_id, _found: None
         self.complain: Callable[[str], None] = lambda _reason: None
         self.may_act_until: Callable[[], Instant] = lambda: Instant(0)
         self.store: ClusterStore
-        self._local = local
 
     @classmethod
     async def open(cls, config: GatewayConfig, cluster: ClusterConfig) -> Shared:
-        """Reach etcd and the local file. Raises StoreUnavailable with what to do."""
+        """Reach etcd and the local file. Raises StoreUnavailable and StartFailed with what to do."""
+        key = read_cluster_key(cluster.key_file)
         etcd = await EtcdStore.open(
             EtcdConfig(
                 endpoints=cluster.etcd, ca=cluster.ca, certificate=cluster.certificate, key=cluster.key,
@@ -51,7 +59,8 @@ class Shared:
             stack.push_async_callback(etcd.close)
             local = await SqliteStore.open(config.state_dir / "sessions.sqlite")
             stack.push_async_callback(local.close)
-            shared = cls(config, etcd, local)
+            shared = cls(config, etcd, key)
+            await shared._secrets.check()
             shared.store = await ClusterStore.open(
                 local, etcd, config.name, give_up_at=shared._until, conflicts=shared._lost, foreign=shared._foreign
             )
@@ -67,9 +76,26 @@ class Shared:
     def _foreign(self, reason: str) -> None:
         self.complain(reason)
 
-    async def claim_addresses(self, device: bytes, admitted: Admitted) -> tuple[str, ...]:
-        """The inner addresses of a device, the same at every gateway. Raises StoreUnavailable."""
-        return admitted.inner
+    async def claim_addresses(self, device: bytes) -> tuple[str, ...]:
+        """The inner addresses of a device (``address/prefix``), the same at every gateway. Raises StoreUnavailable."""
+        tunnel = self._config.tunnel
+        pools = [pool for pool in (tunnel.pool, tunnel.pool6) if pool is not None]
+        addresses = await self._addresses.claim(device, self._fixed.get(device, ()), pools, self._taken)
+        return tuple(f"{address}/{pool.prefixlen}" for address, pool in zip(addresses, pools, strict=True))
+
+    async def ticket_keys(self, now_ms: int) -> list[bytes]:
+        """The keys of tickets, the one that seals first; a new one is made when the newest is old.
+
+        Raises StoreUnavailable, also when the cluster's key is not the cluster's.
+        """
+        keys = await self._secrets.ticket_keys(now_ms)
+        if now_ms - keys[0].created_ms > TICKET_KEY_LIFE_MS:
+            keys = await self._secrets.rotate(keys[0].id, now_ms)
+        return [key.key for key in in_order_of_use(keys, now_ms)]
+
+    async def endpoints(self) -> tuple[tuple[str, bool | None], ...]:
+        """Each etcd server, and whether it answers now."""
+        return await answering(self._etcd.client.config)
 
     @staticmethod
     def decode_record(name: str, value: bytes) -> StoredSession:

@@ -55,7 +55,7 @@ class ClusterView:
         """Everything under both prefixes, as listed; what is known and not listed is gone."""
         for node in set(self.members) - {name.removeprefix(HELD) for name in held.entries}:
             self.apply(Change(HELD + node, None, held.revision), tell)
-        for session_id in set(self.owners) - {bytes.fromhex(name.removeprefix(LIVE)) for name in live.entries}:
+        for session_id in set(self.owners) - {_session_id(name) for name in live.entries}:
             self.apply(Change(LIVE + session_id.hex(), None, held.revision), tell)
         for name, value in (*held.entries.items(), *live.entries.items()):
             self.apply(Change(name, value, held.revision), tell)
@@ -74,18 +74,27 @@ class ClusterView:
         return max(names, key=lambda name: hashlib.sha256(session_id + name.encode()).digest(), default=None)
 
     def _member(self, node: str, value: bytes | None, tell: Watchers) -> None:
+        after = decode_member(HELD + node, value) if value is not None else None
         before = self.members.pop(node, None)
-        after = None
-        if value is not None:
-            after = self.members[node] = decode_member(HELD + node, value)
+        if after is not None:
+            self.members[node] = after
         tell.member(node, before, after)
 
     def _record(self, change: Change, tell: Watchers) -> None:
-        session_id = bytes.fromhex(change.name.removeprefix(LIVE))
-        if change.value is None:
+        session_id = _session_id(change.name)
+        if session_id is None:
+            tell.foreign(f"etcd: {change.name!r} is no name of a session; something else writes there: remove it")
+        elif change.value is None:
             self.owners.pop(session_id, None)
             tell.owner(session_id, None)
-            return
-        stored = self._decode(change.name, change.value)
-        owner = self.owners[session_id] = Owner(stored.owner, stored.term, stored.state)
-        tell.owner(session_id, owner)
+        else:
+            stored = self._decode(change.name, change.value)
+            owner = self.owners[session_id] = Owner(stored.owner, stored.term, stored.state)
+            tell.owner(session_id, owner)
+
+
+def _session_id(name: str) -> bytes | None:
+    try:
+        return bytes.fromhex(name.removeprefix(LIVE))
+    except ValueError:
+        return None

@@ -201,14 +201,17 @@ class ArpBackend:
 
     async def _repeat(self) -> None:
         now = asyncio.get_running_loop().time
+        told: str | None = None
         while True:
             if not self._repeats:
                 self._repeats_there.clear()
                 await self._repeats_there.wait()
             await asyncio.sleep(max(self._repeats[0][0] - now(), 0))
             _, number, addresses = heapq.heappop(self._repeats)
-            if (why := await self._in_thread(self._announce_again, addresses, number)) is not None:
+            why = await self._in_thread(self._announce_again, addresses, number)
+            if why is not None and why != told:
                 self._failed(f"cannot repeat announcements on {self._interface}: {why}")
+            told = why
             await asyncio.sleep(PACE_S)
 
     def _announce_again(self, addresses: Sequence[str], number: int) -> str | None:

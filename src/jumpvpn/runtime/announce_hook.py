@@ -90,7 +90,7 @@ class HookBackend:
                     status = await process.wait()
             except TimeoutError:
                 await _end(process)
-                return f"{program} {arguments[0]} did not end within {TIMEOUT_S:.0f} s"
+                return f"{program} {arguments[0]} did not end within {TIMEOUT_S:g} s"
             except asyncio.CancelledError:  # it must not act after what comes next
                 await _end(process)
                 raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,9 +246,10 @@ def _branches(lines: list[Seen]) -> tuple[list[Seen], list[tuple[int, int, list[
     claims.sort(key=lambda claim: claim[:2])
     kept: list[Seen] = []
     tails: dict[int, tuple[int, int, list[Seen]]] = {}
+    numbers = Counter(line.seq for line in lines)
     for line in lines:
         over = next((c for c in claims if c[0] > _term(line) and c[1] <= line.seq and not _within(line, c[2])), None)
-        if over is None or (over[0] not in tails and line.seq != over[1]):
+        if over is None or (over[0] not in tails and line.seq != over[1] and numbers[line.seq] == 1):
             kept.append(line)
         elif over[0] in tails or len(tails) < TAILS_MAX:
             tails.setdefault(over[0], (over[0] - 1, over[1], []))[2].append(line)

@@ -1,7 +1,7 @@
 """A client's engine among several gateways: a packet core, networks and gateways as small as they can be.
 
-Gateways share one record: whoever grants a reattach owns the session from then on. Each (interface, gateway) has its own
-round-trip time and may be blocked alone.
+Gateways share one record: whoever grants a reattach owns the session from then on. Each (interface, gateway) may be
+blocked alone.
 """
 
 from __future__ import annotations

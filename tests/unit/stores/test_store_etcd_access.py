@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ssl
 from pathlib import Path
 
 import pytest
-from etcd_lab import Authority, Cluster, free_ports
+from etcd_lab import Authority, Cluster, Pem, Proxy, free_ports
 
 from jumpvpn.runtime.stores.base import StoreUnavailable
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
+from jumpvpn.runtime.stores.etcd.leases import EtcdLeases
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
+from jumpvpn.runtime.stores.leases import Lease
 
 QUICK = {"timeout_ms": 600, "attempt_ms": 300}
 PAST = datetime.timedelta(hours=-1)
@@ -116,3 +119,57 @@ async def test_a_dead_member_is_passed_over(etcd: Cluster) -> None:
 def test_a_wrong_configuration_names_its_field(etcd: Cluster, changes: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         etcd.config(**changes)  # type: ignore[arg-type]
+
+
+async def test_a_renewed_certificate_takes_effect_without_a_restart(tmp_path: Path, etcd: Cluster) -> None:
+    """The files are replaced while the store is open; the old certificate does not get in any more."""
+    stranger = Authority(tmp_path, "other").issue("gateway")
+    files = tmp_path / "own.pem", tmp_path / "own.key"
+    install(etcd.gateway, files)
+    async with Proxy(etcd.members[0].client) as proxy:
+        config = etcd.config(
+            endpoints=[proxy.endpoint], certificate=files[0], key=files[1], timeout_ms=1_500, attempt_ms=500
+        )  # fmt: skip
+        store = await EtcdStore.open(config)
+        watch = EtcdLeases(store.client).follow((await EtcdLeases(store.client).listing("held/")).revision)
+        waiting = asyncio.ensure_future(anext(watch))
+        install(stranger, files)
+        proxy.deaf = True
+        with pytest.raises(StoreUnavailable, match="no answer in time"):
+            await store.load_all()
+        await proxy.reset()
+        with pytest.raises(StoreUnavailable, match="does not accept our certificate"):
+            await store.load_all()
+        late = etcd.authority.issue("late", ends=PAST)
+        install(late, files)
+        with pytest.raises(StoreUnavailable, match=f"{files[0]} expired on"):
+            await _until_told(store, "expired")
+        install(etcd.authority.issue("renewed"), files)
+        leases = EtcdLeases(store.client)
+        async with asyncio.timeout(30):
+            lease = await _until_let_in(leases)
+            await leases.hold(lease, "gw1", b"x")
+            assert (await waiting).name == "held/gw1"
+        await store.close()
+
+
+async def _until_let_in(leases: EtcdLeases) -> Lease:
+    while True:
+        with contextlib.suppress(StoreUnavailable):
+            return await leases.grant(60)
+
+
+async def _until_told(store: EtcdStore, words: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await store.load_all()
+            except StoreUnavailable as failure:
+                if words in failure.reason:
+                    raise
+
+
+def install(pem: Pem, files: tuple[Path, Path]) -> None:
+    files[0].write_bytes(pem.certificate.read_bytes())
+    files[1].touch(mode=0o600)
+    files[1].write_bytes(pem.key.read_bytes())

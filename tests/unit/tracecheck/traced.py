@@ -10,6 +10,7 @@ from typing import Any
 import transcripts
 from build import ETH, ID, PEER, START, WLAN, policy, started
 
+from jumpvpn.audit.chain import Chain
 from jumpvpn.audit.sealing import Origin, Sealer
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine.seat import Turn
@@ -18,7 +19,7 @@ from jumpvpn.policy.units import parse_duration
 from jumpvpn.session import events as ev
 from jumpvpn.session.machine import birth
 from jumpvpn.session.reasons import Reason
-from jumpvpn.session.state import AttemptKind, Role, State
+from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.sim.world import World
 from jumpvpn.values import MILLISECOND, SECOND, Epoch, Instant, Now, TransportId, Version, later
 
@@ -46,6 +47,21 @@ class Tape:
         turn.feed(*events)
         self._close(turn)
         return self
+
+    def taken(self, node: str, found: tuple[Session, Chain], claim: ev.OwnerChanged, *, wait: int = 0) -> Tape:
+        """The tape of another gateway, which goes on from what it ``found`` in the store."""
+        other = Tape.__new__(Tape)
+        policy, role = self.sealer.policy, Role.GATEWAY.value
+        other.sealer = Sealer(Origin(node, "cluster", f"boot-{node}", "run1", role), policy, lambda a, _: a)
+        other.session, chain = found
+        other.sealer.resume(other.session.uid, chain)
+        other.lines, other.now = [], self.now
+        cleared = ev.TransportDied(WLAN, "binding_cleared")
+        return other.feed(claim, *([cleared] if other.session.state is State.ATTACHED else []), wait=wait)
+
+    def stored(self) -> tuple[Session, Chain]:
+        """What the store would have now."""
+        return self.session, self.sealer._sessions[self.session.uid]
 
     def reach(self, state: State, *, bound: bool = True) -> Tape:
         """As the transcripts' ``given``, by the events that lead there."""
@@ -149,6 +165,21 @@ def client_story() -> Tape:
     tape.feed(ev.TransportStabilized(WLAN), wait=SECOND).feed(_try(tape, WLAN, AttemptKind.REVALIDATE))
     tape.feed(ev.IncumbentRevalidated(WLAN, PEER, 1), wait=MILLISECOND)
     return tape.feed(ev.CloseRequested(Reason.OPERATOR_TERMINATED), wait=SECOND)
+
+
+def owners_story() -> tuple[Tape, Tape, Tape]:
+    """Three gateways: the first dies with a switch written behind, which the client knows; the third adopts."""
+    one = Tape(Role.GATEWAY).reach(State.ATTACHED)
+    found = one.stored()
+    one.feed(_request(ETH, 2, "b1"), wait=SECOND)
+    claim = ev.OwnerChanged(2, "gateway", None, int(one.session.version), 2)
+    two = one.taken("gw2", found, claim, wait=SECOND)
+    two.feed(_request(WLAN, 3, "b2"), wait=MILLISECOND)
+    two.feed(ev.InstabilitySeen(WLAN, Reason.PROBE_TIMEOUT), wait=SECOND)
+    three = two.taken("gw3", two.stored(), ev.OwnerChanged(3, "gw2", Instant(two.now)), wait=20 * SECOND)
+    two.feed(ev.TransportDied(WLAN, "silence"), wait=SECOND)
+    three.feed(_request(ETH, 4, "b3"), wait=SECOND)
+    return one, two, three.feed(ev.CloseRequested(Reason.PEER_CLOSED), wait=SECOND)
 
 
 def gateway_story() -> Tape:

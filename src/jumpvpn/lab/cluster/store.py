@@ -43,7 +43,7 @@ class EtcdServers:
     """The store of a cluster, inside a lab that is open, from the files of ``jumpvpn cluster init`` in `files`.
 
     `changes` is the history of the cluster's keys from the first revision on, `reads` what linearizable reads of
-    sessions returned. `listener` is called after each new line of the observer.
+    sessions returned, `leaders` who led from when on (boot ns; "": nobody that is known).
     """
 
     def __init__(self, lab: ClusterLab, files: Path) -> None:
@@ -52,7 +52,7 @@ class EtcdServers:
         self.changes: list[StoreChange] = []
         self.reads: list[StoreRead] = []
         self.members: dict[str, Member] = dict.fromkeys(MEMBERS, Member())
-        self.listener: Callable[[], None] = lambda: None
+        self.leaders: list[tuple[int, str]] = []
         self._directory = lab.directory / "etcd"
         self._processes: dict[str, Process] = {}
         self._observer: Process | None = None
@@ -176,11 +176,12 @@ class EtcdServers:
             for holds, future in self._waiting:
                 if not future.done() and holds():
                     future.set_result(None)
-            self.listener()
 
     def _take(self, told: Mapping[str, Any]) -> None:
         if "member" in told:
             self.members[told["member"]] = Member(told["serves"], told["leader"])
+            if self.leader != (self.leaders[-1][1] if self.leaders else ""):
+                self.leaders.append((boot_ns(), self.leader))
         elif "read" in told:
             self.reads.append(StoreRead.of(told))
         elif (told["revision"], told["change"]) not in self._seen:

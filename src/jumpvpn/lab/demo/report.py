@@ -51,16 +51,7 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
 def write_files(result: Result, findings: Sequence[Finding], directory: Path) -> tuple[list[Path], str]:
     """Write picture, journals and results into `directory`; the paths, and a hint if something could not be made."""
     directory.mkdir(parents=True, exist_ok=True)
-    picture = directory / "timeline.svg"
-    picture.write_text(timeline(result, findings), encoding="utf-8")
-    written = [picture]
-    hint = ""
-    if shutil.which(_RASTER):
-        raster = picture.with_suffix(".png")
-        subprocess.run([_RASTER, "--output", str(raster), str(picture)], check=True, timeout=60)
-        written.append(raster)
-    else:
-        hint = f"no PNG: {_RASTER} is missing; install it with 'apt-get install {_RASTER_PACKAGE}'"
+    written, hint = write_picture(timeline(result, findings), directory)
     for side, lines in result.journal_lines.items():
         journal = directory / f"{side}-events.jsonl"
         journal.write_bytes(b"".join(lines))
@@ -71,6 +62,17 @@ def write_files(result: Result, findings: Sequence[Finding], directory: Path) ->
         written.append(said)
     written.append(write_json(result, findings, directory / "result.json"))
     return written, hint
+
+
+def write_picture(drawn: str, directory: Path) -> tuple[list[Path], str]:
+    """Write a picture as SVG and PNG; the paths, and a hint if there could be no PNG."""
+    picture = directory / "timeline.svg"
+    picture.write_text(drawn, encoding="utf-8")
+    if not shutil.which(_RASTER):
+        return [picture], f"no PNG: {_RASTER} is missing; install it with 'apt-get install {_RASTER_PACKAGE}'"
+    raster = picture.with_suffix(".png")
+    subprocess.run([_RASTER, "--output", str(raster), str(picture)], check=True, timeout=60)
+    return [picture, raster], ""
 
 
 def write_json(result: Result, findings: Sequence[Finding], path: Path) -> Path:

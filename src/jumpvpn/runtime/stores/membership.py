@@ -92,7 +92,7 @@ def encode_member(member: Member) -> bytes:
 
 def decode_member(name: str, value: bytes) -> Member:
     """The record under ``name`` (``held/NODE``). Raises ForeignMember."""
-    shown = name.encode("ascii", "backslashreplace").decode()
+    shown = ascii(name)[1:-1]
     if len(value) > LONGEST_MEMBER:
         raise ForeignMember(f"{shown}: {len(value)} bytes are no membership record of a gateway; remove it")
     try:

@@ -49,6 +49,7 @@ _ISSUE = "it has to be issued by the CA that the etcd servers trust (their --tru
 _TLS_WORDS = (  # in gRPC's details, and what they mean
     ("certificate has expired", "its certificate has expired; issue a new one"),
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is not from our CA or for another name"),
+    ("TSI_DATA_CORRUPTED", f"does not accept our certificate ({_ISSUE}), or the connection was damaged"),
     ("onnection refused", "connection refused"),
 )
 # Answers that another member would give too.

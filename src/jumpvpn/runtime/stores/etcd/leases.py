@@ -31,6 +31,7 @@ from jumpvpn.runtime.stores.shared import Unanswered
 from jumpvpn.values import Instant
 
 _SECOND = 1_000_000_000
+_MOST_HELD = 16  # a node holds one name under one lease; what is older belongs to leases that ended
 # A node sees its own beats in the stream of ``follow``, several in this time; if it does not, the connection is dead
 # (gRPC itself finds that out after 13 s), and another member is asked. Leases that are long may make it reopen in vain.
 SILENCE_SECONDS = 4.0
@@ -123,6 +124,8 @@ class EtcdLeases:
         answer = await self._held_under(request)
         if answer.succeeded:
             self._beats[lease.id, name] = answer.header.revision
+            while len(self._beats) > _MOST_HELD:
+                del self._beats[next(iter(self._beats))]
             return True
         (holder,) = values(answer)
         return holder is not None and (holder.lease, holder.value) == (lease.id, value)
