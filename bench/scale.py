@@ -14,14 +14,15 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.scale_cluster import GATEWAYS, SOURCES, Cluster
 from bench.scale_nodes import POOL, Gateway, Usage, figures, open_place
 from bench.scale_picture import Curve, picture
-from bench.scale_swarm import Swarm, device_tables
+from bench.scale_swarm import BIND, Swarm, device_tables
 from jumpvpn.lab import LabError
 from jumpvpn.lab.namespaces import NamespaceSet
 
@@ -30,7 +31,6 @@ BIRTHS = 200  # per second: gateways ask for cookies above that, and nothing her
 TARGET_MS = 5_000.0
 IDLE_S = 15.0
 BACK_S = 180.0
-NAMES = ("restart", "kill")
 Note = Callable[[str], None]
 
 
@@ -44,13 +44,15 @@ class Trial:
     births: int = BIRTHS
     flights: int = 512
     probe_ms: int = 5000
+    members: int = 1
+    announce: str = "none"
     document: dict[str, Any] = field(default_factory=dict)
 
-    def swarm(self, namespaces: NamespaceSet, gateways: list[Gateway]) -> Swarm:
+    def swarm(self, namespaces: NamespaceSet, gateways: list[Gateway], sources: Sequence[str] = BIND) -> Swarm:
         """The clients of ``gateways``."""
         return Swarm(
             namespaces, "here", [gateway.endpoint for gateway in gateways], self.clients, births=self.births,
-            flights=self.flights, probe_ms=self.probe_ms, on_line=self._tell,
+            flights=self.flights, probe_ms=self.probe_ms, sources=sources, on_line=self._tell,
         )  # fmt: skip
 
     async def bring_up(self, swarm: Swarm, gateway: Gateway) -> None:
@@ -133,19 +135,65 @@ async def restart(trial: Trial) -> dict[str, Any]:
     return trial.document
 
 
-def measure(names: tuple[str, ...], clients: int, note: Note, output: Path | None) -> dict[str, Any]:
-    """The measurements in ``names``, one after the other."""
-    found: dict[str, Any] = {"machine": {"cpus": os.cpu_count(), "kernel": platform.release()}, "clients": clients}
+async def kill(trial: Trial) -> dict[str, Any]:
+    """Two gateways and etcd: the owner of all sessions dies by SIGKILL, all of them move to the other one."""
+    async with Cluster(device_tables(trial.clients, POOL), trial.members, announce=trial.announce) as cluster:
+        first, second = (cluster.gateways[name] for name in GATEWAYS)
+        trial.document |= {"etcd_members": trial.members, "announce": trial.announce}
+        trial.document["start_s"] = await first.start()
+        await second.start()
+        async with trial.swarm(cluster.namespaces, [first, second], SOURCES) as swarm:
+            etcd = cluster.etcd_usage()
+            await trial.bring_up(swarm, first)
+            trial.document["births"]["etcd_cpu_s"] = _cpu(etcd, cluster.etcd_usage())
+            before, etcd = second.usage(), cluster.etcd_usage()
+            await first.kill()
+            await swarm.tell("lost 0")
+            await trial.all_back(swarm, "kill: the owner dies, its sessions move to the other gateway")
+            after, found = second.usage(), trial.document["kill"]
+            found["gateway_cpu_s"] = after.cpu_s - before.cpu_s
+            found["etcd_cpu_s"] = _cpu(etcd, cluster.etcd_usage())
+            found["etcd_mib"] = cluster.etcd_bytes() / 2**20
+            found["kib_per_session"] = (after.rss - before.rss) / 1024 / trial.clients
+    return trial.document
+
+
+def _cpu(before: list[Usage], after: list[Usage]) -> float:
+    return sum(late.cpu_s - early.cpu_s for early, late in zip(before, after, strict=True))
+
+
+def measure(names: Sequence[str], trial: Callable[[], Trial]) -> dict[str, Any]:
+    """The measurements in ``names``, one after the other, each with a ``trial`` of its own."""
+    found: dict[str, Any] = {"machine": {"cpus": os.cpu_count(), "kernel": platform.release()}}
     for name in names:
-        found[name] = figures(asyncio.run(globals()[name](Trial(clients, note, output))))
+        found["clients"] = trial().clients
+        found[name] = figures(asyncio.run(MEASUREMENTS[name](trial())))
     return found
+
+
+MEASUREMENTS = {"restart": restart, "kill": kill}
+
+
+def _trial(options: argparse.Namespace, note: Note) -> Trial:
+    return Trial(
+        options.clients, note, options.output, births=options.births, flights=options.flights, members=options.etcd,
+        announce=options.announce,
+    )  # fmt: skip
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench.scale", description=__doc__)
     parser.add_argument("--clients", type=int, default=CLIENTS, help=f"how many (default {CLIENTS})")
-    parser.add_argument("--only", action="append", choices=NAMES, help="this measurement; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=tuple(MEASUREMENTS), help="this measurement; may be repeated"
+    )
+    parser.add_argument("--births", type=int, default=BIRTHS, help=f"begun per second (default {BIRTHS})")
+    parser.add_argument("--flights", type=int, default=512, help="births and requests under way at once (default 512)")
+    parser.add_argument("--etcd", type=int, default=1, choices=(1, 3), help="kill: etcd servers (default 1)")
+    parser.add_argument(
+        "--announce", default="none", choices=("none", "arp"), help="kill: return traffic (default none)"
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="where the pictures go")
     options = parser.parse_args()
 
@@ -154,7 +202,7 @@ def main() -> int:
         sys.stderr.flush()
 
     try:
-        found = measure(tuple(options.only or NAMES), options.clients, note, options.output)
+        found = measure(options.only or tuple(MEASUREMENTS), lambda: _trial(options, note))
     except LabError as error:
         sys.stderr.write(f"bench.scale: {error}\n")
         return 1

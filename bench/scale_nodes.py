@@ -1,4 +1,4 @@
-"""Gateways (and, for a cluster, etcd) as processes in one namespace, with files as an administrator would write them."""
+"""Gateways as processes in a namespace, with files as an administrator would write them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _FILE = """\
 name = "{name}"
 private_key_file = "{name}.key"
-listen = ["127.0.0.1:{port}"]
+listen = ["{address}:{port}"]
 state_dir = "{name}"
 control = "{name}.sock"
 events = "{name}.jsonl"
-store = "{store}"
-
+{store}
 [tunnel]
 name = "{name}"
 pool = "{pool}"
@@ -53,24 +52,27 @@ class Gateway:
     port: int
     devices: str
     more: str = ""
-    store: str = "sqlite"
     key: str = ""
+    address: str = "127.0.0.1"
     process: Process | None = field(default=None)
 
     def write(self) -> None:
-        """Write the configuration, with a fresh key."""
-        file = self.directory / f"{self.name}.key"
-        file.unlink(missing_ok=True)
-        self.key = create_private_key(file)
+        """Write the configuration, with a fresh key unless it has one."""
+        if not self.key:
+            file = self.directory / f"{self.name}.key"
+            file.unlink(missing_ok=True)
+            self.key = create_private_key(file)
+        store = "" if "[cluster]" in self.more else 'store = "sqlite"\n'
         text = _FILE.format(
-            name=self.name, port=self.port, store=self.store, pool=POOL, more=self.more, devices=self.devices
-        )
+            name=self.name, address=self.address, port=self.port, store=store, pool=POOL, more=self.more,
+            devices=self.devices,
+        )  # fmt: skip
         (self.directory / f"{self.name}.toml").write_text(text, encoding="utf-8")
 
     @property
     def endpoint(self) -> str:
         """As the load generator wants it."""
-        return f"127.0.0.1:{self.port}={self.key}"
+        return f"{self.address}:{self.port}={self.key}"
 
     async def start(self) -> float:
         """Start the process; seconds until it says that it listens, its sessions restored. Raises LabError."""

@@ -36,7 +36,9 @@ def picture(title: str, curves: Sequence[Curve], target_ms: float | None = None)
         words = f"{curve.name}: {len(curve.times_ms)} of {curve.of} back, the last after {last / 1000:.2f} s"
         body.append(_text(WIDTH - RIGHT - 8, HEIGHT - BOTTOM - 14 - 18 * number, words, 13, colour, "end"))
     inner = "\n".join(body)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="DejaVu Sans, sans-serif">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="DejaVu Sans, sans-serif">'
+    )
     return f'{head}\n<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{inner}\n</svg>\n'
 
 
@@ -64,7 +66,9 @@ def _axes(longest: float) -> list[str]:
     for percent in (0, 25, 50, 75, 100):
         y = _y(percent / 100)
         parts += [_line(LEFT, y, WIDTH - RIGHT, y, "#e4e7eb"), _text(LEFT - 8, y + 4, f"{percent} %", 12, anchor="end")]
-    step = next(size for size in (50, 100, 250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 10**9) if longest / size <= 12)
+    step = next(
+        size for size in (50, 100, 250, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 10**9) if longest / size <= 12
+    )
     for number in range(int(longest // step) + 1):
         x = _x(number * step, longest)
         parts += [

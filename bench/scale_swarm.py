@@ -52,6 +52,7 @@ class Swarm:
     flights: int = 512
     probe_ms: int = 5000
     silence_ms: int = 0
+    sources: Sequence[str] = BIND
     on_line: Callable[[dict[str, Any]], None] = lambda _line: None
     lines: list[dict[str, Any]] = field(default_factory=list)
     _process: Process | None = None
@@ -60,7 +61,7 @@ class Swarm:
         argv = [str(program())]
         for gateway in self.gateways:
             argv += ["--gateway", gateway]
-        for address in BIND:
+        for address in self.sources:
             argv += ["--bind", address]
         argv += ["--clients", str(self.clients), "--births", str(self.births), "--flights", str(self.flights)]
         argv += ["--probe", str(self.probe_ms), "--silence", str(self.silence_ms or 3 * self.probe_ms)]

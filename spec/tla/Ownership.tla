@@ -1,9 +1,10 @@
 ----------------------------- MODULE Ownership -----------------------------
 (***************************************************************************)
 (* Who may act for one session in a cluster of gateways: one record in a   *)
-(* linearizable store, leases on clocks that drift, takeover by the        *)
-(* client's own request, and what the client accepts. A design's model: it *)
-(* says what gateways that share a store must do.                          *)
+(* linearizable store, a lease per gateway on clocks that drift, takeover  *)
+(* by the client's own request, adoption of what nobody owns any more, and *)
+(* what the client accepts. A design's model: it says what gateways that   *)
+(* share a store must do.                                                  *)
 (***************************************************************************)
 EXTENDS Integers, FiniteSets, Sequences, TLC
 
@@ -14,74 +15,78 @@ CONSTANTS
   Margin,     \* ticks by which a gateway stops earlier, by its own clock
   Drift,      \* whether a gateway's clock may lose one tick in any Lease ticks
   Attempts,   \* requests that the client may send, each with a nonce of its own
-  Ttl,        \* ticks without an owner after which a session is swept
+  Ttl,        \* ticks without a binding after which a session ends
   Faults,     \* kinds of faults: subset of {"crash", "cut", "pause", "drain", "unsure"}
   MaxFaults,  \* faults in one behaviour
   Calm,       \* TRUE (liveness): renewals are prompt, the client asks only when nothing it asked can still help
   Noting      \* TRUE (safety): the last action is noted, outside the view
 
 VARIABLES
-  rec,     \* the record in the store; term counts its owners, mark is the highest nonce accepted
-  own,     \* per gateway: what it holds in memory; base is the record that it last knew to be stored
-  lease,   \* per gateway: ticks left at the store
-  dl,      \* per gateway: ticks left by its own clock
-  ans,     \* per gateway: what a granted renewal, still on its way, leaves of the deadline (0: none)
+  rec,     \* the record in the store; term counts its owners
+  own,     \* per gateway: the session as it holds it in memory; base is the record that it last knew to be stored
+  lease,   \* per gateway: ticks left at the store of the lease under which it is a member (0: it is none)
+  dl,      \* per gateway: ticks left by its own clock in which it may forward
+  ans,     \* per gateway: what a beat that the store has, but the gateway not yet seen, leaves of the deadline (0: none)
+  late,    \* per gateway: whether the watch has a change of owner to tell before that beat
   cool,    \* per gateway: ticks until its clock may lose another one
   cut,     \* per gateway: no way to the store; all cut off: the store is down
   paused,  \* per gateway: it takes no step, time goes on
   hand,    \* per gateway: the keys of a packet that was checked before the pause and is sent after it
-  drain,   \* per gateway: it takes no more requests
+  drain,   \* per gateway: it has told its clients to move, and takes no more sessions
   job,     \* per gateway: a transaction between its reading and its writing
   mark,    \* per gateway: highest nonce in its local journal, which survives a crash
-  client,  \* highest epoch and version accepted, and the exchange whose keys it uses
+  client,  \* highest epoch and version accepted, the exchange whose keys it uses, with which gateway; prev: keys of the
+           \* epoch before, while it still receives with those
   reqs,    \* all requests sent; anybody may deliver them, at any time, more than once
-  idle,    \* ticks for which the record has had no living owner, at most Ttl
+  off,     \* ticks for which the session has had no binding at an owner, at most Ttl: its transport clock
   stale,   \* per gateway: ticks since another owner replaced it unnoticed
   faults,  \* faults so far
   did      \* the action taken last, and which record it took for the present one
 
-state == <<rec, own, lease, dl, ans, cool, cut, paused, hand, drain, job, mark, client, reqs, idle, stale, faults>>
+state == <<rec, own, lease, dl, ans, late, cool, cut, paused, hand, drain, job, mark, client, reqs, off, stale, faults>>
 vars == <<state, did>>
-clocks == <<lease, dl, ans, cool, idle, stale>>
+clocks == <<lease, dl, ans, late, cool, off, stale>>
 world == <<cut, paused, hand, drain, faults>>
 
 None == "none"
 NoKeys == [epoch |-> 0, nonce |-> 0]
 NoOwn == [term |-> 0, epoch |-> 0, ver |-> 0, bound |-> FALSE, nonce |-> 0, base |-> <<0, 0>>]
-NoJob == [kind |-> None, nonce |-> 0, epoch |-> 0, ver |-> 0]
+NoJob == [kind |-> None, nonce |-> 0, base |-> <<0, 0>>]
 Deadline == Lease - Margin
 Max(a, b) == IF a > b THEN a ELSE b
 Down(x) == IF x > 0 THEN x - 1 ELSE 0
 
 Held(n) == own[n] # NoOwn
 Reaches(n) == ~paused[n] /\ ~cut[n]
-Superseded(n) == Held(n) /\ (rec.st = "TERMINATED" \/ rec.owner # n \/ rec.epoch # own[n].base[1])
+Superseded(n) == Held(n) /\ (rec.st = "TERMINATED" \/ rec.owner # n \/ rec.term # own[n].term)
 Waiting(n) == own[n].ver # own[n].base[2]  \* a change that is not in the store yet; at most one
 Keys(n) == [epoch |-> own[n].epoch, nonce |-> own[n].nonce]
+Present == <<rec.term, rec.ver>>
 
 \* The path of each packet compares the gateway's own clock with the deadline.
 Forwards(n) == ~paused[n] /\ own[n].bound /\ dl[n] > 0
-\* What the client takes for current: sealed with the keys of the newest epoch that it accepted. Keys mix the nonce of
-\* the exchange that opened the epoch.
-Accepts(keys) == keys.epoch = client.epoch /\ keys.nonce = client.nonce
+\* What the client takes for current: sealed with the keys of the newest epoch that it accepted; after a drain, with those
+\* of the epoch before until it hears the new one. Keys mix the nonce of the exchange that opened the epoch.
+Newest == [epoch |-> client.epoch, nonce |-> client.nonce]
+Accepts(keys) == IF client.prev = NoKeys THEN keys = Newest ELSE keys = client.prev
 Active(n) == (Forwards(n) /\ Accepts(Keys(n))) \/ (hand[n] # NoKeys /\ Accepts(hand[n]))
-Served == \E n \in Node : Forwards(n) /\ Accepts(Keys(n))
+Served == \E n \in Node : Forwards(n) /\ (Keys(n) = Newest \/ Accepts(Keys(n)))
 
 Note(act) == did' = IF Noting THEN [act |-> act, base |-> <<0, 0>>, heard |-> <<0, 0>>] ELSE did
 Wrote(act, base, heard) == did' = IF Noting THEN [act |-> act, base |-> base, heard |-> heard] ELSE did
 
 Init ==
-  /\ rec = [owner |-> First, term |-> 1, epoch |-> 1, ver |-> 1, bound |-> First, st |-> "ATTACHED", mark |-> 0]
+  /\ rec = [owner |-> First, term |-> 1, epoch |-> 1, ver |-> 1, bound |-> First, st |-> "ATTACHED"]
   /\ own = [n \in Node |-> IF n = First
                            THEN [term |-> 1, epoch |-> 1, ver |-> 1, bound |-> TRUE, nonce |-> 0, base |-> <<1, 1>>]
                            ELSE NoOwn]
-  /\ lease = [n \in Node |-> IF n = First THEN Lease ELSE 0]
-  /\ dl = [n \in Node |-> IF n = First THEN Deadline ELSE 0]
-  /\ ans = [n \in Node |-> 0] /\ cool = [n \in Node |-> 0] /\ stale = [n \in Node |-> 0]
+  /\ lease = [n \in Node |-> Lease] /\ dl = [n \in Node |-> Deadline]
+  /\ ans = [n \in Node |-> 0] /\ late = [n \in Node |-> FALSE]
+  /\ cool = [n \in Node |-> 0] /\ stale = [n \in Node |-> 0]
   /\ cut = [n \in Node |-> FALSE] /\ paused = [n \in Node |-> FALSE] /\ drain = [n \in Node |-> FALSE]
   /\ hand = [n \in Node |-> NoKeys] /\ job = [n \in Node |-> NoJob] /\ mark = [n \in Node |-> 0]
-  /\ client = [epoch |-> 1, ver |-> 1, nonce |-> 0]
-  /\ reqs = <<>> /\ idle = 0 /\ faults = 0
+  /\ client = [epoch |-> 1, ver |-> 1, nonce |-> 0, at |-> First, prev |-> NoKeys]
+  /\ reqs = <<>> /\ off = 0 /\ faults = 0
   /\ did = [act |-> None, base |-> <<0, 0>>, heard |-> <<0, 0>>]
 
 -----------------------------------------------------------------------------
@@ -89,10 +94,11 @@ Init ==
 
 \* For liveness only: may this request still bring the session back?
 Able(n) == Reaches(n) /\ ~drain[n]
+Known(n, k) == reqs[k].epoch <= own[n].epoch /\ reqs[k].ver <= own[n].ver
 Hope(k) == LET r == reqs[k] IN
   IF r.answer # <<0, 0>> THEN r.answer[1] > client.epoch /\ Held(r.to) /\ own[r.to].nonce = k
-  ELSE \/ Held(r.to) /\ own[r.to].nonce = k
-       \/ r.took = 0 /\ k > rec.mark /\ k > mark[r.to] /\ k > own[r.to].nonce /\ Able(r.to)
+  ELSE /\ r.took = 0 /\ k > mark[r.to] /\ k > own[r.to].nonce /\ Able(r.to)
+       /\ Held(r.to) /\ ~Superseded(r.to) => Known(r.to, k)
 LastAsked == IF Len(reqs) = 0 THEN None ELSE reqs[Len(reqs)].to
 MayAsk(n) == IF Calm THEN ~Served /\ n # LastAsked /\ \A k \in DOMAIN reqs : ~Hope(k) ELSE TRUE
 
@@ -102,73 +108,93 @@ Ask(n) ==
   /\ Note("ask")
   /\ UNCHANGED <<rec, own, job, mark, client, clocks, world>>
 
+\* A gateway that told it to move is left open for receiving until the new one is heard; any other is taken for lost.
 Accept(k) ==
   /\ reqs[k].answer[1] > client.epoch
-  /\ client' = [epoch |-> reqs[k].answer[1], ver |-> reqs[k].answer[2], nonce |-> k]
+  /\ client' = [epoch |-> reqs[k].answer[1], ver |-> reqs[k].answer[2], nonce |-> k, at |-> reqs[k].to,
+                prev |-> IF drain[client.at] /\ client.at # reqs[k].to THEN Newest ELSE NoKeys]
   /\ Note("accept")
+  /\ UNCHANGED <<rec, own, job, mark, reqs, clocks, world>>
+
+\* The first packet of the new epoch closes the one before.
+Hear ==
+  /\ client.prev # NoKeys /\ \E n \in Node : Forwards(n) /\ Keys(n) = Newest
+  /\ client' = [client EXCEPT !.prev = NoKeys]
+  /\ Note("hear")
   /\ UNCHANGED <<rec, own, job, mark, reqs, clocks, world>>
 
 -----------------------------------------------------------------------------
 (* A request at a gateway. Its proof is of the session's keys and names the gateway that it is for. *)
 
 Mine(n, k) == reqs[k].to = n
-Forget(n) == own' = [own EXCEPT ![n] = NoOwn] /\ dl' = [dl EXCEPT ![n] = 0] /\ ans' = [ans EXCEPT ![n] = 0]
-             /\ cool' = [cool EXCEPT ![n] = 0] /\ stale' = [stale EXCEPT ![n] = 0]
+Drop(n) == own' = [own EXCEPT ![n] = NoOwn] /\ stale' = [stale EXCEPT ![n] = 0] /\ late' = [late EXCEPT ![n] = FALSE]
+Stop(n) == dl' = [dl EXCEPT ![n] = 0] /\ ans' = [ans EXCEPT ![n] = 0] /\ cool' = [cool EXCEPT ![n] = 0]
+Free(n) == Reaches(n) /\ dl[n] > 0 /\ ~drain[n] /\ ~Held(n) /\ job[n] = NoJob /\ rec.st # "TERMINATED"
+Plan(n, kind, k) == job' = [job EXCEPT ![n] = [kind |-> kind, nonce |-> k, base |-> Present]]
 
 \* Not the owner: read the record, then take over by compare-and-swap, without waiting for anybody's lease.
 Read(n, k) ==
-  /\ Reaches(n) /\ ~drain[n] /\ ~Held(n) /\ job[n] = NoJob /\ Mine(n, k)
-  /\ rec.st # "TERMINATED"
-  /\ k > rec.mark /\ k > mark[n]
-  /\ job' = [job EXCEPT ![n] = [kind |-> "take", nonce |-> k, epoch |-> rec.epoch, ver |-> rec.ver]]
+  /\ Free(n) /\ Mine(n, k) /\ k > mark[n]
+  /\ Plan(n, "take", k)
   /\ Note("read")
   /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
 
-Unchanged(n) == rec.epoch = job[n].epoch /\ rec.ver = job[n].ver
-Taken(n, r) == [owner |-> n, term |-> rec.term + 1, epoch |-> Max(rec.epoch, r.epoch) + 1,
-                ver |-> Max(rec.ver, r.ver) + 1, bound |-> None, st |-> "RECOVERING", mark |-> job[n].nonce]
-Fresh(n) == [term |-> rec'.term, epoch |-> rec'.epoch, ver |-> rec'.ver, bound |-> FALSE,
-             nonce |-> job[n].nonce, base |-> <<rec'.epoch, rec'.ver>>]
+\* Nobody's: the lease of its owner is gone, or it is this gateway's own from before it stopped.
+AdoptRead(n) ==
+  /\ Free(n) /\ (lease[rec.owner] = 0 \/ rec.owner = n) = TRUE
+  /\ Plan(n, "adopt", 0)
+  /\ Note("adopt.read")
+  /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
+
+\* A new owner: the next term, no binding, a version above all that store and client know, an epoch not below theirs.
+Unchanged(n) == Present = job[n].base
+Owned(n, epoch, ver) == [owner |-> n, term |-> rec.term + 1, epoch |-> Max(rec.epoch, epoch),
+                         ver |-> Max(rec.ver, ver) + 1, bound |-> None, st |-> "RECOVERING"]
+Fresh(n) == [term |-> rec'.term, epoch |-> rec'.epoch, ver |-> rec'.ver, bound |-> FALSE, nonce |-> 0,
+             base |-> <<rec'.term, rec'.ver>>]
+Swap(n) == job[n] # NoJob /\ Reaches(n) /\ dl[n] > 0
 
 \* sure is FALSE if the answer is lost: the store has it, the gateway knows nothing and holds nothing.
 Take(n, sure) ==
   LET k == job[n].nonce IN
-  /\ job[n].kind = "take" /\ Reaches(n) /\ Unchanged(n) = TRUE
-  /\ rec' = Taken(n, reqs[k])
+  /\ Swap(n) /\ job[n].kind = "take" /\ Unchanged(n) = TRUE
+  /\ rec' = Owned(n, reqs[k].epoch, reqs[k].ver)
   /\ own' = IF sure THEN [own EXCEPT ![n] = Fresh(n)] ELSE own
-  /\ lease' = [lease EXCEPT ![n] = Lease] /\ dl' = IF sure THEN [dl EXCEPT ![n] = Deadline] ELSE dl
-  /\ reqs' = [reqs EXCEPT ![k].took = @ + 1]
-  /\ job' = [job EXCEPT ![n] = NoJob] /\ idle' = 0
-  /\ Wrote("take", <<job[n].epoch, job[n].ver>>, <<reqs[k].epoch, reqs[k].ver>>)
+  /\ job' = [job EXCEPT ![n] = NoJob]
+  /\ Wrote("take", job[n].base, <<reqs[k].epoch, reqs[k].ver>>)
   /\ faults' = IF sure THEN faults ELSE faults + 1
-  /\ UNCHANGED <<mark, client, ans, cool, stale, cut, paused, hand, drain>>
+  /\ UNCHANGED <<mark, client, reqs, clocks, cut, paused, hand, drain>>
+
+\* No request, so the client's word is not known. The transport clock goes on from the former owner's loss.
+Adopt(n) ==
+  /\ Swap(n) /\ job[n].kind = "adopt" /\ Unchanged(n) = TRUE
+  /\ rec' = Owned(n, 0, 0)
+  /\ own' = [own EXCEPT ![n] = Fresh(n)]
+  /\ off' = off
+  /\ job' = [job EXCEPT ![n] = NoJob]
+  /\ Wrote("adopt", job[n].base, <<0, 0>>)
+  /\ UNCHANGED <<mark, client, reqs, lease, dl, ans, late, cool, stale, world>>
 
 Lose(n) ==  \* the loser rejects, nothing changes
-  /\ job[n] # NoJob /\ Reaches(n) /\ Unchanged(n) = FALSE
+  /\ job[n] # NoJob /\ Reaches(n) /\ (dl[n] = 0 \/ Unchanged(n) = FALSE)
   /\ job' = [job EXCEPT ![n] = NoJob]
   /\ Note("lose")
   /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
 
-\* After a takeover the owner binds anew, and answers. Its own changes are written behind.
-Attach(n) ==
-  /\ ~paused[n] /\ Held(n) /\ ~own[n].bound /\ dl[n] > 0 /\ ~Waiting(n)
-  /\ own' = [own EXCEPT ![n].bound = TRUE, ![n].ver = @ + 1]
-  /\ reqs' = [reqs EXCEPT ![own[n].nonce].answer = <<own[n].epoch, own[n].ver + 1>>]
-  /\ Note("attach")
-  /\ UNCHANGED <<rec, job, mark, client, clocks, world>>
-
-\* The owner moves the binding to where the request came from: a new epoch, in its journal, not yet in the store. A
-\* request that names a newer epoch or version than the owner's shows that it was replaced: it waits for its watch.
-Switch(n, k) ==
-  /\ ~paused[n] /\ ~drain[n] /\ own[n].bound /\ dl[n] > 0 /\ ~Waiting(n) /\ Mine(n, k)
+\* The owner binds the session to where the request came from, be it a switch or the second half of a takeover: a new
+\* epoch, in its journal, not yet in the store. A request that names a newer epoch or version than the owner's shows
+\* that it was replaced, or adopted less than the client knows: it does not serve it.
+Reattach(n, k) ==
+  /\ ~paused[n] /\ Held(n) /\ (own[n].bound => ~drain[n]) /\ dl[n] > 0 /\ ~Waiting(n) /\ Mine(n, k)
   /\ k > own[n].nonce /\ k > mark[n]
-  /\ reqs[k].epoch <= own[n].epoch /\ reqs[k].ver <= own[n].ver
+  /\ Known(n, k) = TRUE
   /\ LET epoch == Max(own[n].epoch, reqs[k].epoch) + 1 IN
-     /\ own' = [own EXCEPT ![n].epoch = epoch, ![n].ver = @ + 1, ![n].nonce = k]
+     /\ own' = [own EXCEPT ![n].epoch = epoch, ![n].ver = @ + 1, ![n].nonce = k, ![n].bound = TRUE]
      /\ reqs' = [reqs EXCEPT ![k].took = @ + 1, ![k].answer = <<epoch, own[n].ver + 1>>]
   /\ mark' = [mark EXCEPT ![n] = k]
-  /\ Note("switch")
-  /\ UNCHANGED <<rec, job, client, clocks, world>>
+  /\ off' = IF Superseded(n) THEN off ELSE 0
+  /\ Note("reattach")
+  /\ UNCHANGED <<rec, job, client, lease, dl, ans, late, cool, stale, world>>
 
 \* A request that fails its proof.
 Forged(n) ==
@@ -180,100 +206,105 @@ Forged(n) ==
 -----------------------------------------------------------------------------
 (* The owner and the store. *)
 
-Stored(n) == <<rec.epoch, rec.ver>> = own[n].base
+Stored(n) == Present = own[n].base
 
 Flush(n) ==
   /\ Reaches(n) /\ Held(n) /\ Waiting(n) /\ Stored(n) = TRUE
-  /\ rec' = [rec EXCEPT !.epoch = own[n].epoch, !.ver = own[n].ver, !.bound = n, !.st = "ATTACHED",
-                        !.mark = Max(@, own[n].nonce)]
-  /\ own' = [own EXCEPT ![n].base = <<own[n].epoch, own[n].ver>>]
+  /\ rec' = [rec EXCEPT !.epoch = own[n].epoch, !.ver = own[n].ver, !.bound = n, !.st = "ATTACHED"]
+  /\ own' = [own EXCEPT ![n].base = <<own[n].term, own[n].ver>>]
   /\ Wrote("flush", own[n].base, <<0, 0>>)
   /\ UNCHANGED <<job, mark, client, reqs, clocks, world>>
 
 \* Termination is in the store before anybody hears of it.
 End(n) ==
   /\ Reaches(n) /\ Held(n) /\ dl[n] > 0 /\ ~Waiting(n) /\ Stored(n) = TRUE
-  /\ Calm => ~Served /\ Len(reqs) = Attempts /\ \A k \in DOMAIN reqs : ~Hope(k)
+  /\ Calm => off = Ttl
   /\ rec' = [rec EXCEPT !.ver = @ + 1, !.bound = None, !.st = "TERMINATED"]
-  /\ Forget(n)
+  /\ Drop(n)
   /\ Wrote("end", own[n].base, <<0, 0>>)
-  /\ UNCHANGED <<job, mark, client, reqs, lease, idle, world>>
+  /\ UNCHANGED <<job, mark, client, reqs, lease, dl, ans, cool, off, world>>
 
 \* The watch, or a transaction that failed, tells of another owner or the end.
 Watch(n) ==
   /\ Reaches(n) /\ Superseded(n)
-  /\ Forget(n)
+  /\ Drop(n)
   /\ Note("watch")
-  /\ UNCHANGED <<rec, job, mark, client, reqs, lease, idle, world>>
+  /\ UNCHANGED <<rec, job, mark, client, reqs, lease, dl, ans, cool, off, world>>
 
-\* A renewal counts from before it was asked for, and only if the record, read with it, is still this owner's. An answer
-\* that leaves no more than the gateway has says nothing and is left out.
-Grant(n) ==
-  /\ Reaches(n) /\ Held(n) /\ lease[n] > 0
+-----------------------------------------------------------------------------
+(* A gateway's lease. A gateway that has nothing to do renews in time (Tick): its clocks would only stand for themselves. *)
+
+Idle(n) == Reaches(n) /\ ~Held(n) /\ job[n] = NoJob /\ dl[n] > 0
+
+\* A renewal writes a beat, which comes back by the same ordered watch as changes of owners, and counts from before it
+\* was asked for. late: a change of this gateway's session is on its way before it.
+Beat(n) ==
+  /\ Reaches(n) /\ ~Idle(n) /\ lease[n] > 0 /\ dl[n] > 0 /\ (dl[n] < Deadline \/ Superseded(n))
   /\ lease' = [lease EXCEPT ![n] = Lease]
-  /\ ans' = [ans EXCEPT ![n] = IF Superseded(n) \/ dl[n] >= Deadline THEN 0 ELSE Deadline]
-  /\ Note("grant")
-  /\ UNCHANGED <<rec, own, dl, cool, idle, stale, job, mark, client, reqs, world>>
+  /\ ans' = [ans EXCEPT ![n] = Deadline] /\ late' = [late EXCEPT ![n] = Superseded(n)]
+  /\ Note("beat")
+  /\ UNCHANGED <<rec, own, dl, cool, off, stale, job, mark, client, reqs, world>>
 
-\* An answer after the deadline is too late: first fence.
+\* The deadline moves when the beat is seen, so after everything before it. Behind the deadline it is too late: first fence.
 Learn(n) ==
-  /\ ~paused[n] /\ Held(n) /\ ans[n] > 0
+  /\ ~paused[n] /\ ans[n] > 0 /\ ~late[n]
   /\ dl[n] > 0
   /\ dl' = [dl EXCEPT ![n] = ans[n]] /\ ans' = [ans EXCEPT ![n] = 0]
   /\ Note("learn")
-  /\ UNCHANGED <<rec, own, lease, cool, idle, stale, job, mark, client, reqs, world>>
+  /\ UNCHANGED <<rec, own, lease, late, cool, off, stale, job, mark, client, reqs, world>>
 
 Fence(n) ==
   /\ ~paused[n] /\ Held(n) /\ dl[n] = 0
-  /\ Forget(n)
+  /\ Drop(n)
   /\ Note("fence")
-  /\ UNCHANGED <<rec, job, mark, client, reqs, lease, idle, world>>
+  /\ UNCHANGED <<rec, job, mark, client, reqs, lease, dl, ans, cool, off, world>>
 
-\* Any gateway sweeps: it reads a record whose owner's lease is gone for Ttl, then ends it by compare-and-swap.
-SweepRead(n) ==
-  /\ Reaches(n) /\ job[n] = NoJob /\ rec.st # "TERMINATED" /\ idle = Ttl /\ lease[rec.owner] = 0
-  /\ job' = [job EXCEPT ![n] = [kind |-> "sweep", nonce |-> 0, epoch |-> rec.epoch, ver |-> rec.ver]]
-  /\ Note("sweep.read")
-  /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
+\* A process that has stopped, or whose predecessor is proved dead, need not wait for the lease to run out.
+Ended(n) == ~Held(n) /\ dl[n] = 0
+Revoke(n) ==
+  /\ Reaches(n) /\ lease[n] > 0 /\ Ended(n)
+  /\ lease' = [lease EXCEPT ![n] = 0]
+  /\ Note("revoke")
+  /\ UNCHANGED <<rec, own, dl, ans, late, cool, off, stale, job, mark, client, reqs, world>>
 
-Sweep(n) ==
-  /\ job[n].kind = "sweep" /\ Reaches(n) /\ Unchanged(n) = TRUE
-  /\ rec' = [rec EXCEPT !.ver = @ + 1, !.bound = None, !.st = "TERMINATED"]
-  /\ job' = [job EXCEPT ![n] = NoJob]
-  /\ Wrote("sweep", <<job[n].epoch, job[n].ver>>, <<0, 0>>)
-  /\ UNCHANGED <<own, mark, client, reqs, clocks, world>>
+\* One holder of a name: the former lease is gone. What this gateway owned before it adopts like any other.
+Join(n) ==
+  /\ Reaches(n) /\ ~drain[n] /\ lease[n] = 0 /\ Ended(n)
+  /\ lease' = [lease EXCEPT ![n] = Lease] /\ dl' = [dl EXCEPT ![n] = Deadline] /\ ans' = [ans EXCEPT ![n] = 0]
+  /\ Note("join")
+  /\ UNCHANGED <<rec, own, late, cool, off, stale, job, mark, client, reqs, world>>
 
 -----------------------------------------------------------------------------
 (* Time and faults. *)
 
-Losing == IF Drift THEN SUBSET {n \in Node : dl[n] > 0 /\ cool[n] = 0} ELSE {{}}
-Prompt(n) == Reaches(n) /\ Held(n) /\ ~Superseded(n) => dl[n] >= Deadline
+Losing == IF Drift THEN SUBSET {n \in Node : dl[n] > 0 /\ cool[n] = 0 /\ ~Idle(n)} ELSE {{}}
+Prompt(n) == (Reaches(n) /\ Held(n) /\ ~Superseded(n) => dl[n] >= Deadline) /\ (Reaches(n) /\ ~drain[n] => ~Ended(n))
+Adrift == lease[rec.owner] = 0 \/ ~Held(rec.owner) \/ ~own[rec.owner].bound  \* no binding, or nobody who may use it
 
 \* Fencing is urgent: a gateway that runs does not let its deadline pass.
 Tick ==
   /\ \A n \in Node : paused[n] \/ ~Held(n) \/ dl[n] > 0
   /\ Calm => \A n \in Node : Prompt(n)
   /\ \E slow \in Losing :
-     /\ dl' = [n \in Node |-> IF n \in slow THEN dl[n] ELSE Down(dl[n])]
-     /\ ans' = [n \in Node |-> IF n \in slow THEN ans[n] ELSE Down(ans[n])]
-     /\ cool' = [n \in Node |-> IF dl'[n] = 0 THEN 0 ELSE IF n \in slow THEN Lease - 1 ELSE Down(cool[n])]
-  /\ lease' = [n \in Node |-> Down(lease[n])]
-  /\ idle' = IF rec.st = "TERMINATED" THEN 0
-             ELSE IF lease[rec.owner] > 0 \/ idle = Ttl THEN idle ELSE idle + 1
+     /\ dl' = [n \in Node |-> IF Idle(n) THEN Deadline ELSE IF n \in slow THEN dl[n] ELSE Down(dl[n])]
+     /\ ans' = [n \in Node |-> IF Idle(n) THEN 0 ELSE IF n \in slow THEN ans[n] ELSE Down(ans[n])]
+     /\ cool' = [n \in Node |-> IF dl'[n] = 0 \/ Idle(n) THEN 0 ELSE IF n \in slow THEN Lease - 1 ELSE Down(cool[n])]
+  /\ lease' = [n \in Node |-> IF Idle(n) THEN Lease ELSE Down(lease[n])]
+  /\ off' = IF rec.st = "TERMINATED" \/ ~Adrift \/ off = Ttl THEN off ELSE off + 1
   /\ stale' = [n \in Node |-> IF Superseded(n) /\ stale[n] < Lease THEN stale[n] + 1 ELSE stale[n]]
   /\ Note("tick")
-  /\ UNCHANGED <<rec, own, job, mark, client, reqs, world>>
+  /\ UNCHANGED <<rec, own, late, job, mark, client, reqs, world>>
 
 Fault(kind) == kind \in Faults /\ faults < MaxFaults /\ faults' = faults + 1
 
 \* A crash and, at once, a new process without memory; the lease runs on at the store.
 Crash(n) ==
   /\ Fault("crash")
-  /\ Forget(n)
+  /\ Drop(n) /\ Stop(n)
   /\ job' = [job EXCEPT ![n] = NoJob] /\ hand' = [hand EXCEPT ![n] = NoKeys]
   /\ paused' = [paused EXCEPT ![n] = FALSE] /\ drain' = [drain EXCEPT ![n] = FALSE]
   /\ Note("crash")
-  /\ UNCHANGED <<rec, mark, client, reqs, lease, idle, cut>>
+  /\ UNCHANGED <<rec, mark, client, reqs, lease, off, cut>>
 
 Cut(n) ==
   /\ ~cut[n] /\ Fault("cut") /\ cut' = [cut EXCEPT ![n] = TRUE]
@@ -306,17 +337,17 @@ Drain(n) ==
 Release(n) ==
   /\ drain[n] /\ Held(n) /\ Reaches(n)
   /\ lease' = [lease EXCEPT ![n] = 0]
-  /\ Forget(n)
+  /\ Drop(n) /\ Stop(n)
   /\ Note("release")
-  /\ UNCHANGED <<rec, job, mark, client, reqs, idle, world>>
+  /\ UNCHANGED <<rec, job, mark, client, reqs, off, world>>
 
 Unsure(n) == "unsure" \in Faults /\ faults < MaxFaults /\ Take(n, FALSE)
 
 Next ==
-  \/ Tick
-  \/ \E k \in DOMAIN reqs : Accept(k) \/ \E n \in Node : Read(n, k) \/ Switch(n, k)
-  \/ \E n \in Node : \/ Ask(n) \/ Take(n, TRUE) \/ Unsure(n) \/ Lose(n) \/ Attach(n) \/ Forged(n) \/ Flush(n) \/ End(n)
-                     \/ Watch(n) \/ Grant(n) \/ Learn(n) \/ Fence(n) \/ SweepRead(n) \/ Sweep(n)
+  \/ Tick \/ Hear
+  \/ \E k \in DOMAIN reqs : Accept(k) \/ \E n \in Node : Read(n, k) \/ Reattach(n, k)
+  \/ \E n \in Node : \/ Ask(n) \/ AdoptRead(n) \/ Take(n, TRUE) \/ Unsure(n) \/ Adopt(n) \/ Lose(n) \/ Forged(n)
+                     \/ Flush(n) \/ End(n) \/ Watch(n) \/ Beat(n) \/ Learn(n) \/ Fence(n) \/ Revoke(n) \/ Join(n)
                      \/ Crash(n) \/ Cut(n) \/ Heal(n) \/ Pause(n) \/ Wake(n) \/ Drain(n) \/ Release(n)
 
 Spec == Init /\ [][Next]_vars
@@ -336,49 +367,59 @@ TypeOK ==
   /\ rec.owner \in Node /\ rec.st \in {"ATTACHED", "RECOVERING", "TERMINATED"} /\ rec.bound \in Node \cup {None}
   /\ (rec.st = "ATTACHED") = (rec.bound # None)
   /\ \A n \in Node : /\ lease[n] \in 0..Lease /\ dl[n] \in 0..Lease /\ ans[n] \in 0..Lease /\ stale[n] \in 0..Lease
-                     /\ Held(n) => own[n].ver - own[n].base[2] \in {0, 1}
-  /\ idle \in 0..Ttl /\ faults <= MaxFaults /\ Len(reqs) <= Attempts
+                     /\ Held(n) => own[n].ver - own[n].base[2] \in {0, 1} /\ own[n].term = own[n].base[1]
+                     /\ late[n] => Superseded(n)
+  /\ off \in 0..Ttl /\ faults <= MaxFaults /\ Len(reqs) <= Attempts
 
+Claims == {"take", "adopt"}  \* what changes the owner
 \* P-C1: the client would accept packets as current from one gateway at most.
 NO_DUAL_ACTIVE == Cardinality({n \in Node : Active(n)}) <= 1
 \* P-C2: who forwards has its lease at the store, and was replaced less than a lease ago if at all.
 ONLY_OWNER_FORWARDS == \A n \in Node : Forwards(n) => lease[n] > 0 /\ stale[n] < Lease
 \* P-C3
-EPOCH == [][LET next == IF did'.act = "take" THEN Max(rec.epoch, did'.heard[1]) + 1 ELSE rec.epoch + 1 IN
-            /\ rec'.epoch \in (IF did'.act = "take" THEN {next} ELSE {rec.epoch, next})
-            /\ rec'.term = rec.term + (IF did'.act = "take" THEN 1 ELSE 0)]_rec
+EPOCH == [][/\ IF did'.act \in Claims THEN rec'.epoch = Max(rec.epoch, did'.heard[1])
+               ELSE rec'.epoch \in {rec.epoch, rec.epoch + 1}
+            /\ rec'.term = rec.term + (IF did'.act \in Claims THEN 1 ELSE 0)]_rec
 VERSION == [][rec'.ver = Max(rec.ver, did'.heard[2]) + 1]_rec
 \* P-C4: what is written replaces the very record that the writer knew.
-COMMIT_FENCED == [][did'.base = <<rec.epoch, rec.ver>>]_rec
+COMMIT_FENCED == [][did'.base = Present]_rec
 \* P-C5
 BINDING_NOT_INHERITED ==
-  [][did'.act = "take" \/ rec'.owner # rec.owner => rec'.bound = None /\ rec'.st # "ATTACHED"]_rec
+  [][did'.act \in Claims \/ rec'.owner # rec.owner => rec'.bound = None /\ rec'.st # "ATTACHED"]_rec
 \* P-C6
 NONCE_ONCE == \A k \in DOMAIN reqs : reqs[k].took <= 1
-NONCE_PROVED == rec.mark <= Len(reqs) /\ \A n \in Node : mark[n] <= Len(reqs)
+NONCE_PROVED == \A n \in Node : mark[n] <= Len(reqs)
 \* P-S5
 ABSORBING == [][rec.st # "TERMINATED"]_rec
+\* P-S11: only a new binding stops the transport clock.
+CLOCK_KEPT == [][off' < off => did'.act = "reattach"]_off
 \* No two gateways act under one term, so (term, version) names a commit.
 ONE_HISTORY == \A m, n \in Node : m # n /\ Held(m) /\ Held(n) => own[m].term # own[n].term
-SWEEP_SPARES_LIVING == [][did'.act = "sweep" => ~Held(rec.owner) \/ dl[rec.owner] = 0]_rec
-\* What the client knows never goes back.
-CLIENT_ONWARD == [][client'.epoch > client.epoch /\ client'.ver > client.ver]_client
+ADOPT_SPARES_LIVING == [][did'.act = "adopt" => ~Held(rec.owner) \/ dl[rec.owner] = 0]_rec
+\* What the client knows, and what it receives with, never goes back.
+Receives == IF client.prev = NoKeys THEN client.epoch ELSE client.prev.epoch
+CLIENT_ONWARD == [][/\ client'.epoch # client.epoch => client'.epoch > client.epoch /\ client'.ver > client.ver
+                    /\ Receives' >= Receives]_client
+\* An epoch that is not the newest stays open only for a gateway that told the client to move.
+HANDOVER_DRAINED == [][client'.prev # client.prev /\ client'.prev # NoKeys => drain[client.at]]_client
 
 \* Not promised: these do not hold, and tests say so.
 VERSION_NAMES_A_COMMIT ==
-  \A m, n \in Node : m # n /\ Held(m) /\ Held(n) => <<own[m].epoch, own[m].ver>> # <<own[n].epoch, own[n].ver>>
+  \A m, n \in Node : m # n /\ Held(m) /\ Held(n) => own[m].ver # own[n].ver
 NEVER_LATE == \A n \in Node : hand[n] # NoKeys /\ lease[n] = 0 => ~Accepts(hand[n])
 ONE_FORWARDS == Cardinality({n \in Node : Forwards(n)}) <= 1
+\* Who adopted without a request may know less than the client: it cannot serve it, another gateway can.
+OWNER_KNOWS == \A k \in DOMAIN reqs : LET n == reqs[k].to IN Held(n) /\ ~Superseded(n) => Known(n, k)
 
 -----------------------------------------------------------------------------
 (* Liveness: a gateway that from some time on is connected, runs and is not drained. All actions of Late and Soon     *)
 (* happen finitely often (requests, nonces, versions and faults are bounded), so fairness of the union is fairness of *)
 (* each; the fewer conditions, the smaller TLC's product.                                                             *)
 
-Renew == \E n \in Node : Grant(n) \/ Learn(n)
-Soon == \E n \in Node : Fence(n) \/ Watch(n) \/ Lose(n) \/ Ask(n)
-Late == \/ \E n \in Node : Take(n, TRUE) \/ Attach(n) \/ Flush(n) \/ End(n) \/ SweepRead(n) \/ Sweep(n)
-        \/ \E k \in DOMAIN reqs : Accept(k) \/ \E n \in Node : Read(n, k) \/ Switch(n, k)
+Renew == \E n \in Node : Beat(n) \/ Learn(n) \/ Revoke(n) \/ Join(n)
+Soon == Hear \/ \E n \in Node : Fence(n) \/ Watch(n) \/ Lose(n) \/ Ask(n)
+Late == \/ \E n \in Node : Take(n, TRUE) \/ Flush(n) \/ End(n) \/ AdoptRead(n) \/ Adopt(n)
+        \/ \E k \in DOMAIN reqs : Accept(k) \/ \E n \in Node : Read(n, k) \/ Reattach(n, k)
 Fair == WF_vars(Tick) /\ WF_vars(Renew) /\ WF_vars(Soon) /\ SF_vars(Late)
 LiveSpec == Spec /\ Fair
 

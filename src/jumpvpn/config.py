@@ -114,6 +114,7 @@ class GatewayConfig(Table):
     control: FilePath = Path("/run/jumpvpn/gateway.sock")
     events: FilePath = Path("/var/lib/jumpvpn/events.jsonl")
     store: Literal["sqlite", "memory"] = "sqlite"
+    key_file: FilePath | None = None
     tunnel: GatewayTunnel = GatewayTunnel()
     forward: Forward = Forward()
     cluster: ClusterConfig | None = None

@@ -175,6 +175,18 @@ def test_a_denial_past_the_deadline_leaves_the_request_new(pair: Pair) -> None:
     assert (again[6], again[14]) == (True, True)
 
 
+def test_past_the_deadline_nobody_is_heard(pair: Pair) -> None:
+    pair.second_path()
+    pair.gateway.plane.set_deadline(0)
+    pair.ask(1)
+    pair.begin_handshake()
+    pair.gateway.none("reattach_request")
+    pair.gateway.none("handshake_request", 0)
+    pair.gateway.plane.set_deadline(NEVER)
+    pair.client.plane.resend_reattach(pair.client_session)
+    assert pair.gateway.wait("reattach_request")[6] is True
+
+
 def test_a_client_has_no_deadline(pair: Pair) -> None:
     with pytest.raises(RuntimeError, match="client"):
         pair.client.plane.set_deadline(0)

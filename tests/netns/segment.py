@@ -209,6 +209,12 @@ class Segment:
         found = self._json(name, f"nft -j list counter inet seen {counter}")["nftables"]
         return int(found[1]["counter"]["packets"])
 
+    def witness(self) -> Talker:
+        """Tells every announcement of the inner addresses from here on."""
+        talker = Talker(self, "server", WITNESS)
+        assert talker.hear() == "listening"
+        return talker
+
     def monitor(self) -> Talker:
         """Tells every change of the server's neighbour entries from here on."""
         talker = Talker(self, "server", MONITOR)
@@ -263,6 +269,23 @@ while True:
     for message in MarshalRtnl().parse(sock.recv(1 << 16)):
         if message["event"] == "RTM_NEWNEIGH" and message.get_attr("NDA_LLADDR"):
             print(message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR"), flush=True)
+"""
+
+
+# Prints what the server hears about an inner address that nobody asked for.
+WITNESS = """
+import socket
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+sock.bind(("eth0", 0))
+inner4, inner6 = socket.inet_aton("10.77.0.5"), socket.inet_pton(socket.AF_INET6, "fd77::5")
+print("listening", flush=True)
+while True:
+    frame = sock.recv(2000)
+    if frame[12:14] == b"\\x08\\x06" and frame[28:32] == frame[38:42] == inner4:
+        print({1: "request", 2: "reply"}[frame[21]], flush=True)
+    elif frame[12:14] == b"\\x86\\xdd" and frame[20] == 58 and frame[54] == 136 and frame[62:78] == inner6:
+        if frame[:2] == b"\\x33\\x33":
+            print("advertisement", flush=True)
 """
 
 

@@ -5,7 +5,9 @@ The server believes a neighbour entry for an hour here, so whatever changes one 
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,22 @@ def test_what_still_reaches_the_old_gateway_is_passed_on_to_the_new_one(
     segment.leave_by("a")
     assert caller.ask("again") == "again"
     assert segment.count("a", f"tunnel{version}") > into_tunnel
+
+
+@BOTH
+def test_an_address_is_announced_three_times_and_then_for_whoever_asks(
+    segment: Segment, tmp_path: Path, version: int
+) -> None:
+    inner, witness = INNER[version], segment.witness()
+    gateway = Gateway(segment, "a", tmp_path)
+    segment.sh("server", f"! ping -c 1 -W 1 {inner}")
+    gateway.do("acquired", inner)
+    expected = ["request", "reply", "request"] if version == 4 else ["advertisement"] * 3
+    assert [witness.hear() for _ in expected] == expected
+    segment.sh("server", f"ip neigh flush dev eth0; ping -c 1 -W 5 {inner}")
+    assert segment.neighbour(inner) == segment.hardware("a", "in0")
+    gateway.do("released", inner)
+    segment.sh("server", f"ip neigh flush dev eth0; ! ping -c 1 -W 5 {inner}")
 
 
 @BOTH
@@ -240,3 +258,59 @@ def test_an_interface_without_ipv6_is_refused(tmp_path: Path) -> None:
     prepare = "echo 1 >ipv4/ip_forward; ip link set in0 mtu 1000"  # less than IPv6 can do with
     text = _refusal(tmp_path, "in0", StartFailed, prepare=prepare)
     assert "in0 has no IPv6" in text
+
+
+def _documented(name: str) -> str:
+    """The shell program of that name, as docs/return-traffic.md prints it."""
+    text = (Path(__file__).parents[2] / "docs" / "return-traffic.md").read_text(encoding="utf-8")
+    return next(block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if f"/{name}" in block)
+
+
+def test_the_documented_program_keeps_host_routes_through_the_tunnel(tmp_path: Path) -> None:
+    async def body() -> None:
+        sh("ip link add jumpvpn0 type veth peer name far0; ip link set far0 up; ip link set jumpvpn0 up")
+        sh("ip route add 10.77.9.9/32 dev jumpvpn0 proto 74")  # of a killed predecessor
+        program = tmp_path / "jumpvpn-route"
+        program.write_text(_documented("jumpvpn-route"))
+        program.chmod(0o755)
+        owner, told = await Ownership.claim(tmp_path / "owned.json"), list[str]()
+        announcer = Announcer.create("command", None, (str(program),), owner, told.append, pools=POOLS)
+        job = asyncio.ensure_future(announcer.run())
+        announcer.acquired([*many(4, 300), *many(6, 2)])
+        await announcer.settled()
+        listing = "ip route show proto 74; ip -6 route show proto 74"
+        assert len(sh(listing).splitlines()) == 302
+        announcer.released(["10.77.0.17/16", "fd77::10", "10.77.200.1"])
+        await announcer.settled()
+        assert len(sh(listing).splitlines()) == 300
+        assert "10.77.0.17 " not in sh(listing)
+        job.cancel()
+        await asyncio.wait([job])
+        await announcer.close()
+        assert sh(listing) == ""
+        assert told == []
+        assert await owner.release() == []
+
+    in_namespace(body)
+
+
+def test_the_documented_exabgp_process_follows_host_routes(tmp_path: Path) -> None:
+    async def body() -> None:
+        program = tmp_path / "inner-routes"
+        program.write_text(_documented("inner-routes"))
+        process = await asyncio.create_subprocess_exec(
+            "env", f"TMPDIR={tmp_path}", "sh", str(program), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        sh("ip link add jumpvpn0 type veth peer name far0; ip link set far0 up; ip link set jumpvpn0 up")
+        sh("ip -6 route add fd77::5 dev jumpvpn0 proto 74; ip route add 10.77.0.5 dev jumpvpn0 proto 74")
+        heard = {await process.stdout.readline(), await process.stdout.readline()}
+        assert heard == {b"announce route fd77::5/128 next-hop self\n", b"announce route 10.77.0.5/32 next-hop self\n"}
+        sh("ip route del 10.77.0.5")
+        assert await process.stdout.readline() == b"withdraw route 10.77.0.5/32 next-hop self\n"
+        sh("ip link del jumpvpn0")
+        assert await process.stdout.readline() == b"withdraw route fd77::5/128 next-hop self\n"
+        process.kill()
+        await process.wait()
+
+    in_namespace(body)

@@ -58,7 +58,6 @@ def gateway(
     cluster: str = STANDALONE,
 ) -> str:
     """A gateway's file; ``key_file`` is relative to it; ``cluster`` stands where the tables for a cluster belong."""
-    is_masked = "true " if masquerade else "false"
     more = f'"[::]:{port}"'
     listen = f'"0.0.0.0:{port}", {more}]' if v6 else f'"0.0.0.0:{port}"]          # add {more} for IPv6'
     return f"""\
@@ -73,7 +72,22 @@ state_dir = "/var/lib/jumpvpn"           # session records survive a restart her
 control = "/run/jumpvpn/gateway.sock"    # for jumpvpn status, events, down …
 events = "/var/lib/jumpvpn/events.jsonl" # one JSON object per event
 store = "sqlite"                         # "memory" forgets all sessions at exit
+# key_file = "/run/credentials/jumpvpn.service/cluster.key"  # seals the keys in the store; apart from state_dir, a
+                                         # stolen disk tells nothing (systemd: LoadCredentialEncrypted=)
 {RECORDING.format(role="gateway")}
+{_inside(masquerade=masquerade)}{cluster}
+# One block per device that may connect; `jumpvpn init client` prints it.
+# [[device]]
+# name = "laptop"
+# public_key = "…44 characters…"
+# address = "10.77.0.2"                  # optional: else the next free one
+{POLICY}"""
+
+
+def _inside(*, masquerade: bool) -> str:
+    """The tables of the inner network and of the way out of it."""
+    is_masked = "true " if masquerade else "false"
+    return f"""\
 [tunnel]
 name = "jumpvpn0"
 mtu = {DEFAULT_MTU}
@@ -85,13 +99,7 @@ routes = ["0.0.0.0/0"]                   # what clients may reach through the tu
 enabled = true                           # forward inner packets to other networks
 masquerade = {is_masked}                       # … under this machine's own address
 # interfaces = ["eth0"]                  # … only out of these
-{cluster}
-# One block per device that may connect; `jumpvpn init client` prints it.
-# [[device]]
-# name = "laptop"
-# public_key = "…44 characters…"
-# address = "10.77.0.2"                  # optional: else the next free one
-{POLICY}"""
+"""
 
 
 def client(name: str, key_file: str, gateway_address: str, gateway_key: str) -> str:

@@ -89,13 +89,9 @@ class ClientExecutor:
             self._set(way)
 
     def _set(self, way: Way) -> None:
-        """The packet core takes a path for one of the epoch, to the gateway of the birth, unless it is told better."""
-        told: dict[str, Any] = {}
-        if way.gateway != self._birth:
-            told["gateway_key"] = way.key
-        if way.gateway != self._home:
-            told["standby"] = True
-        self._plane.set_path(self.handle, way.path, way.socket, way.peer, **told)
+        """The packet core knows the key of the birth's gateway only."""
+        key = None if way.gateway == self._birth else way.key
+        self._plane.set_path(self.handle, way.path, way.socket, way.peer, key, standby=way.gateway != self._home)
 
     def seal(self, secret: out.Secret | None, uid: str) -> bytes | None:
         """A client keeps no key material."""
@@ -187,13 +183,10 @@ class ClientExecutor:
     def _finish(self, order: out.FinishReattach) -> None:
         """The epoch of the new binding first: paths to its gateway cannot be probed under another one."""
         self._stop_resending()
-        if order.handover == "same":
-            self._plane.finish_reattach(self.handle)
-            return
-        told: dict[str, Any] = {"handover": order.handover}
-        self._plane.finish_reattach(self.handle, **told)
-        self._home = self.sources[order.transport].gateway
-        self._set_all()
+        self._plane.finish_reattach(self.handle, order.handover)
+        if order.handover != "same":
+            self._home = self.sources[order.transport].gateway
+            self._set_all()
 
     def _ask_again(self) -> None:
         self.race.give(self._plane.resend_reattach, self.handle)  # the reply may be here, its fact not read yet

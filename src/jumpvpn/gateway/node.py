@@ -19,7 +19,7 @@ from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.addresses import admitted_devices
 from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
-from jumpvpn.gateway.shared import Shared, read_cluster_key
+from jumpvpn.gateway.shared import Shared
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.runtime import clock, journal, node, status
 from jumpvpn.runtime.announce import Announcer
@@ -29,7 +29,7 @@ from jumpvpn.runtime.control import ControlServer, Refused
 from jumpvpn.runtime.dataplane import Plane, drain, public_key
 from jumpvpn.runtime.driver import Driver
 from jumpvpn.runtime.errors import StartFailed
-from jumpvpn.runtime.keys import read_private_key
+from jumpvpn.runtime.keys import read_cluster_key, read_private_key
 from jumpvpn.runtime.nat import Forwarding, enable_forwarding
 from jumpvpn.runtime.recorder import STANDALONE_CLUSTER, Recorder
 from jumpvpn.runtime.routing import configure_tunnel
@@ -173,7 +173,8 @@ class GatewayNode:
         cluster = self._config.cluster
         if cluster is not None:
             return read_cluster_key(cluster.key_file)
-        return _cluster_key(self._config.state_dir / "cluster.key")
+        path = self._config.key_file or self._config.state_dir / "cluster.key"
+        return read_cluster_key(path) if path.exists() else _made_cluster_key(path)
 
     def _listen(self, plane: Plane) -> None:
         for address in self._config.listen:
@@ -244,14 +245,14 @@ class GatewayNode:
     async def _drain(self, args: Any) -> Any:
         cluster, wish = self._member(), args.get("set")
         if wish not in (None, "on", "off"):
-            raise Refused("set is on or off", "invalid_event")
+            raise Refused("set is on or off", "usage")
         if wish is not None:
             cluster.drain(on=wish == "on")
         return {"state": cluster.keeper.member.state.value, "sessions": len(self._engine.places)}
 
     def _member(self) -> Cluster:
         if self._cluster is None:
-            raise Refused("this gateway stands alone: its file has no [cluster]", "invalid_event")
+            raise Refused("this gateway stands alone: its file has no [cluster]", "usage")
         return self._cluster
 
     async def _outlook(self, args: Any) -> Any:
@@ -322,21 +323,16 @@ class GatewayNode:
         self._recorder.keys.introduce()
 
 
-def _cluster_key(path: Path) -> bytes:
-    """The key under which records and tickets are sealed; made at the first start (0600). Raises StartFailed."""
+def _made_cluster_key(path: Path) -> bytes:
+    """A fresh key under which records and tickets are sealed, in ``path`` (0600). Raises StartFailed."""
+    key = os.urandom(CLUSTER_KEY_BYTES)
+    draft = path.with_name(path.name + ".new")  # a full disk or a kill leaves no half key under the real name
     try:
-        with contextlib.suppress(FileNotFoundError):
-            key = path.read_bytes()
-            if len(key) != CLUSTER_KEY_BYTES:
-                raise StartFailed(f"{path} is damaged ({len(key)} bytes instead of {CLUSTER_KEY_BYTES})")
-            return key
-        key = os.urandom(CLUSTER_KEY_BYTES)
-        draft = path.with_name(path.name + ".new")  # a full disk or a kill leaves no half key under the real name
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(key)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise StartFailed(f"cannot use {path}: {error.strerror}") from error
+        raise StartFailed(f"cannot make {path}: {error.strerror}") from error
     return key

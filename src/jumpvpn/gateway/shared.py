@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 from jumpvpn.config import GatewayConfig
 from jumpvpn.config_cluster import ClusterConfig
 from jumpvpn.gateway.addresses import fixed_addresses
-from jumpvpn.runtime.errors import StartFailed
+from jumpvpn.runtime.keys import read_cluster_key
 from jumpvpn.runtime.stores.base import StoredSession
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.etcd.addresses import Addresses
@@ -24,9 +21,7 @@ from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 from jumpvpn.values import Instant
 
-KEY_BYTES = 32
 TICKET_KEY_LIFE_MS = 86_400_000  # a day, as a session's longest life: three are kept, so no living ticket is refused
-_LONGEST_FILE = 4096
 
 
 class Shared:
@@ -101,24 +96,3 @@ class Shared:
     def decode_record(name: str, value: bytes) -> StoredSession:
         """The record under a name of the watch. Raises StoreUnavailable."""
         return decode_session(name.encode(), value)
-
-
-def read_cluster_key(path: Path) -> bytes:
-    """The cluster's key (32 bytes) from its file, raw or as base64 text. Raises StartFailed."""
-    try:
-        found = path.stat()
-        if found.st_mode & 0o077:
-            raise StartFailed(f"others may read the cluster's key {path}; run: chmod 600 {path}")
-        with path.open("rb") as file:
-            content = file.read(_LONGEST_FILE)
-    except OSError as error:
-        raise StartFailed(
-            f"cannot read the cluster's key {path}: {error.strerror}; 'jumpvpn cluster init' makes one for all gateways"
-        ) from error
-    if len(content) == KEY_BYTES:
-        return content
-    with contextlib.suppress(binascii.Error, ValueError):
-        key = base64.b64decode(content.strip(), validate=True)
-        if len(key) == KEY_BYTES:
-            return key
-    raise StartFailed(f"{path} holds no cluster key: {KEY_BYTES} bytes, raw or as base64 text, are expected")

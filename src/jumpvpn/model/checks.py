@@ -232,9 +232,10 @@ class Checks:
     def _version(self, before: Session, outcome: Step) -> None:
         after = outcome.session
         versions = [e.state_version for e in outcome.events if e.lane == "S"]
-        rise = after.version - before.version
-        text = f"the version rose by {rise} with state events at {sorted({v - before.version for v in versions})}"
-        every = set(versions) == {before.version + n for n in range(1, rise + 1)} and versions == sorted(versions)
+        known = max([int(before.version), *(int(e.data.get("floor", 0)) for e in outcome.events)])
+        rise = after.version - known
+        text = f"the version rose by {rise} with state events at {sorted({v - known for v in versions})}"
+        every = set(versions) == {known + n for n in range(1, rise + 1)} and versions == sorted(versions)
         self.demand(every and outcome.mutated == (rise > 0), Property.VERSION, text)
         changed = _durably_changed(before, after)
         self.demand(rise > 0 or not changed, Property.VERSION, "the record changed under one version")

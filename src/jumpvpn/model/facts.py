@@ -129,6 +129,9 @@ def _lonely(bounds: Bounds) -> dict[str, Builder]:
         "a drain is announced": lambda s: ev.SwitchForced(Reason.GATEWAY_DRAIN),
         "policy forbids the transport": lambda s: ev.SwitchForced(Reason.POLICY_FORCED),
         "another owner": lambda s: ev.OwnerChanged(s.owner_epoch + 1),
+        "another owner, behind the client": lambda s: ev.OwnerChanged(
+            s.owner_epoch + 1, "gw2", None, s.version + 3, s.epoch + 2
+        ),
         "a former owner": lambda s: ev.OwnerChanged(s.owner_epoch),
         "the dwell is over": lambda s: ev.DwellPassed(),
         "nothing is left to try": lambda s: ev.NoCandidate(2),

@@ -21,7 +21,7 @@ from jumpvpn.recording.snapshot import Part
 from jumpvpn.recording.veil import ReaderSight
 from jumpvpn.values import DomainEvent, Instant, Now
 
-FORMAT = 1
+FORMAT = 2
 MAGIC = b'["recording",'
 LINE_MAX = 1 << 20  # bytes; one session's state has about 2 KiB, an event about 1 KiB
 DIGEST_DIGITS = 16  # shows accidents; whoever edits on purpose can compute it, too: the event chains are for that

@@ -166,6 +166,9 @@ class Model:
         if isinstance(recorded, inp.PathValidated):
             if known is None or known.validated or not self._alive(known.id):
                 return
+        elif isinstance(recorded, inp.StandbyAnswered):
+            if not self._alive(recorded.transport):
+                return
         elif isinstance(recorded, inp.Hinted) and self._committed_at >= self.trace.hints[now.boot]:
             return  # here the gateway has been told the session's new epoch meanwhile
         event = self.adapt(recorded)
@@ -214,8 +217,12 @@ class Model:
 
     def _prove(self, transport: TransportId) -> None:
         if self._alive(transport):
-            rtt = self.trace.rtt(transport, self.at)
-            self._feed(inp.PathValidated(self._uid, transport, self._peer(transport), rtt))
+            rtt, book = self.trace.rtt(transport, self.at), self.engine.book
+            if book.is_away(self.engine.transports[transport], self.engine.session):
+                draining = self.engine.transports[transport].gateway in book.gateways.draining
+                self._feed(inp.StandbyAnswered(self._uid, transport, rtt, draining))
+            else:
+                self._feed(inp.PathValidated(self._uid, transport, self._peer(transport), rtt))
 
     def _ask(self, order: out.AskReattach) -> None:
         """Send the request, now and again."""

@@ -17,7 +17,9 @@ from jumpvpn.values import MILLISECOND, Instant, Now, TransportId
 OWN_ORDERS = (inp.Tick, inp.CommitEnded, inp.ReattachAnswered, inp.RekeyAnswered, inp.PathSilent, inp.PathDead)
 """Inputs that depend on what the engine did or on its limits: the model makes its own."""
 
-ALIVE = (inp.PathHeard, inp.PathValidated, inp.ReattachAnswered, inp.Hinted)  # the transport brought something back
+ALIVE = (inp.PathHeard, inp.PathValidated, inp.StandbyAnswered, inp.ReattachAnswered, inp.Hinted)
+"""The transport brought something back."""
+
 PATIENCE = 4  # round-trip times without an answer, of which a request that has to prove its address takes two
 DEFAULT_RTT = 100 * MILLISECOND  # where the recording has measured none
 NEVER = Instant(2**63 - 1)
@@ -145,7 +147,7 @@ class Trace:
         if isinstance(event, inp.Hinted):
             self._forgotten_at = now.boot if self._forgotten_at is None else self._forgotten_at
             self.hints[now.boot] = self._forgotten_at
-        elif isinstance(event, inp.PathValidated) and event.rtt_ns:
+        elif isinstance(event, inp.PathValidated | inp.StandbyAnswered) and event.rtt_ns:
             self.rtts.setdefault(event.transport, []).append((now.boot, event.rtt_ns))
         elif isinstance(event, inp.ReattachAnswered):
             self._answered_request(event, now)

@@ -142,7 +142,7 @@ def test_a_recording_that_breaks_off_is_said_to(run: Run, client: Path) -> None:
         (b"", "is empty"),
         (b"\x00\xff" * 99, "no recording of jumpvpn"),
         (b'{"chain":"n:a:b","event":"node.started"}\n', "an event journal, no recording"),
-        (b'["recording",{"format":7,"program":"9.9"}]\n', "has format 7, this program reads 1"),
+        (b'["recording",{"format":7,"program":"9.9"}]\n', "has format 7, this program reads 2"),
     ],
 )
 def test_what_is_no_recording_is_said_in_one_line(run: Run, tmp_path: Path, content: bytes, words: str) -> None:

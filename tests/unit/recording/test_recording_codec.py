@@ -184,7 +184,7 @@ def test_a_restored_engine_is_the_engine(side: str) -> None:
 
 
 def test_every_part_of_a_state_survives_json() -> None:
-    header = b'["recording",{"format":1,"program":"1","role":"client","node_id":"n","cluster_id":"c","boot_id":"b"'
+    header = b'["recording",{"format":2,"program":"1","role":"client","node_id":"n","cluster_id":"c","boot_id":"b"'
     header += b',"run":"r","segment":1,"missed":0,"began_ms":1,"address_mode":"full"}]\n'
     told = inp.OperatorSwitch(TransportId("wlan0/udp/gw1"))
     entries = list(read([header, input_line(told, Now(Instant(5), 6), veil())], ReaderSight()))

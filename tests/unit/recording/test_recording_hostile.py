@@ -151,7 +151,7 @@ def changed_header(**values: Any) -> Callable[[list[bytes]], list[bytes]]:
         (lambda lines: [*lines[:4], b'["odd",1]\n'], "line 5: is of an unknown kind"),
         (lambda lines: [*lines[:4], b'["in",1,2,"Nonsense",{}]\n'], "line 5: in: is no known input"),
         (lambda lines: [*lines[:4], b'["in",1,2,"Tick",{"a":1}]\n'], "line 5: in: Tick: missing or unknown: a"),
-        (changed_header(format=9), "line 1: recording: has format 9, this program reads 1: replay it with jumpvpn"),
+        (changed_header(format=9), "line 1: recording: has format 9, this program reads 2: replay it with jumpvpn"),
         (changed_header(role="boss"), "line 1: recording: role is neither client nor gateway"),
         (changed_header(run=7), "line 1: recording: run: is a int, not a str"),
     ],

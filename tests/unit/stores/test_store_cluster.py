@@ -543,3 +543,69 @@ async def test_terminated_records_end_with_a_lease_that_many_share(etcd: Cluster
         await node.store.commit(owned(1))
         assert await node.store.commit(owned(2, state=TERMINATED)) is COMMITTED, "another lease is made"
         assert await Cluster.lease_of(client, names.dead_session(SESSION)) not in (0, leases[0])
+
+
+async def test_a_node_that_has_its_lease_anew_goes_on_with_what_it_holds(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        other = b"o" * 16
+        await node.store.commit(owned(1))
+        await node.store.commit(owned(2))
+        await node.shared.commit(owned(1, session_id=other))  # by an earlier process of this node
+        listed = {found.session_id: found.version for found in await node.store.load_owned("gw1")}
+        assert listed == {SESSION: 2, other: 1}
+        assert await node.store.commit(owned(3)) is COMMITTED
+        assert await node.store.commit(owned(2, session_id=other)) is COMMITTED
+        node.run()
+        await flushed(node)
+        assert [found.version for found in await node.shared.load_all()] == [2, 3]
+        assert sorted(line for _, line in await node.store.outbox()) == [
+            b"line 1\n",
+            b"line 2\n",
+            b"line 2\n",
+            b"line 3\n",
+        ]
+
+
+async def test_what_was_unknown_when_the_lease_ended_is_known_after_the_next_listing(
+    etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Proxy(etcd.members[0].client) as proxy:
+        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 500, "attempt_ms": 250}
+        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
+            await node.store.commit(owned(1))
+            until = clock.boot_time() + SECOND
+            node.store._give_up_at = lambda: Instant(until)
+            with monkeypatch.context() as patch:
+                before_each_change(node.shared.client, lambda: setattr(proxy, "swallowing", True), patch)
+                with pytest.raises(CommitUnknown):
+                    await node.store.commit(owned(2, shared=True))
+            await proxy.reset()
+            node.store._give_up_at = None
+            assert [found.version for found in await node.store.load_owned("gw1")] == [2]
+            assert await node.store.commit(owned(3)) is COMMITTED
+            node.run()
+            await flushed(node)
+            assert (await node.in_etcd()).version == 3
+
+
+async def test_commits_during_a_listing_are_not_undone(
+    etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        born = b"n" * 16
+        await node.store.commit(owned(1))
+        original = node.local.load_all
+
+        async def load_all() -> list[StoredSession]:
+            assert await node.store.commit(owned(1, session_id=born)) is COMMITTED
+            rows = await original()
+            assert await node.store.commit(owned(2)) is COMMITTED
+            return rows
+
+        monkeypatch.setattr(node.local, "load_all", load_all)
+        await node.store.load_owned("gw1")
+        for identifier, version in ((SESSION, 2), (born, 1)):
+            row = await node.local.load(identifier)
+            assert row is not None
+            assert row.version == version
+            assert await node.store.commit(owned(version + 1, session_id=identifier)) is COMMITTED

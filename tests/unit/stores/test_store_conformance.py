@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from jumpvpn.runtime import clock
 from jumpvpn.runtime.journal import Journal, JournalFailed, export_outbox, read_lines
 from jumpvpn.runtime.stores.base import CommitResult, Store, StoreUnavailable, Write
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.memory import MemoryStore
+from jumpvpn.runtime.stores.memory_cluster import MemoryCluster
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 
 SESSION = bytes(range(16))
@@ -44,13 +46,16 @@ async def _opened(kind: str, request: pytest.FixtureRequest, folder: Path) -> St
         return MemoryStore()
     if kind == "sqlite":
         return await SqliteStore.open(folder / "s.db")
+    if kind == "memory-cluster":
+        cluster = MemoryCluster(clock.boot_time)
+        return await ClusterStore.open(MemoryStore(), cluster.shared("gw1"), "gw1")
     shared = await EtcdStore.open(request.getfixturevalue("etcd").config())
     if kind == "cluster":
         return await ClusterStore.open(await SqliteStore.open(folder / "s.db"), shared, "gw1")
     return shared
 
 
-@pytest_asyncio.fixture(params=["memory", "sqlite", "etcd", "cluster"])
+@pytest_asyncio.fixture(params=["memory", "sqlite", "etcd", "cluster", "memory-cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     opened = await _opened(request.param, request, tmp_path)
     yield opened

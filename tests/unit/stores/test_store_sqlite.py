@@ -229,6 +229,27 @@ async def test_a_full_disk_fails_the_commit_and_leaves_the_record(tmp_path: Path
     await store.close()
 
 
+async def test_simultaneous_commits_share_a_transaction_and_fail_alone(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    statements: list[str] = []
+    await store._run(lambda: store._db.set_trace_callback(statements.append))
+    await store._run(lambda: store._db.execute("PRAGMA max_page_count = 40").fetchall())
+    writes = [dataclasses.replace(a_write(), session_id=bytes([n]) * 16) for n in range(50)]
+    huge = dataclasses.replace(a_write(), session_id=b"h" * 16, body=b"x" * 400_000)
+    conflict = dataclasses.replace(a_write(3), session_id=b"c" * 16)
+    tasks = [asyncio.create_task(store.commit(write)) for write in [*writes[:25], huge, conflict, *writes[25:]]]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    failed = results.pop(25)
+    assert isinstance(failed, StoreUnavailable)
+    assert "full" in failed.reason
+    assert results.pop(25) is CommitResult.CONFLICT
+    assert results == [CommitResult.COMMITTED] * 50
+    assert [found.session_id for found in await store.load_all()] == [write.session_id for write in writes]
+    assert len(await store.outbox()) == 50
+    assert statements.count("COMMIT") < 10
+    await store.close()
+
+
 async def test_use_after_close_is_one_clear_error(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "s.db")
     await store._run(store._close)

@@ -1,8 +1,9 @@
-"""Who carried which message of the UDP echo: seen on the wire, from outside all nodes, and what that shows.
+"""Who carried which message of the UDP echo: seen from outside all nodes, and what that shows.
 
-In the server's namespace a frame's hardware address names the gateway that sent it, or to which it goes; in the
-client's namespace the tunnel's interface shows what the client accepted. Messages are numbered, so that each one
-accepted by the client can be traced to the gateway that carried it.
+A capture in a gateway's namespace sees what its process is given to seal and what it has opened; one in the client's
+namespace sees what the client accepted. Messages are numbered, so that each one accepted can be traced to the gateway
+that carried it, whatever way it took behind the gateways. A capture in the server's namespace sees who claims which
+inner address.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import signal
 import socket
-import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,7 @@ from jumpvpn.lab.traffic.pacing import boot_ns
 from jumpvpn.lab.traffic.serve import ECHO_PORT
 
 _ETH_P_ALL = 0x0300  # in network order, as bind(2) takes it
-_ETHERNET_BYTES = 14
-_ARP, _IP4 = b"\x08\x06", b"\x08\x00"
+_ARP = b"\x08\x06"
 _UDP = 17
 _LONGEST = 1 << 16
 _SOCKET_BYTES = 8 << 20
@@ -34,27 +33,28 @@ _ETHER, _TUNNEL = 1, 65534  # ARPHRD_ETHER, ARPHRD_NONE; source: linux/if_arp.h
 class Sight(IntEnum):
     """What was seen: where, and what it is of. `number` is that of the message, or the inner address of a claim."""
 
-    RETURNED = 1  # the server's echo goes to a gateway
-    FORWARDED = 2  # a client's message comes from a gateway
-    CLAIMED = 3  # a gateway says that an inner address is its own (ARP)
-    ACCEPTED = 4  # the echo left the client's tunnel: the client took it for current
+    GIVEN = 1  # the server's echo goes into the tunnel's interface, at a gateway: its process may seal it
+    OPENED = 2  # a client's message comes out of it, at a gateway: its process took it for current
+    ACCEPTED = 3  # the server's echo comes out of it, at the client: the client took it for current
+    CLAIMED = 4  # a gateway says that an inner address is its own (ARP)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One sighting; `gateway` is a hardware address as a number, 0 where none can be told."""
+    """One sighting (boot ns); `number` is that of the message. A claim's are the hardware and the inner address."""
 
     sight: Sight
     at_ns: int
-    gateway: int
     number: int
+    claimant: int = 0
 
 
 class Capture:
     """All sightings in one network namespace, until SIGTERM."""
 
-    def __init__(self, pool: bytes) -> None:
+    def __init__(self, pool: bytes, *, at_gateway: bool) -> None:
         self._pool = pool
+        self._out = Sight.OPENED if at_gateway else Sight.ACCEPTED
         self._rows = array("B"), array("q"), array("q"), array("q")
 
     def run(self, out: Path) -> None:
@@ -71,46 +71,39 @@ class Capture:
                 except TimeoutError:
                     continue
                 self._look(frame, direction == socket.PACKET_OUTGOING, kind)
-        names = ("sights", "at", "gateways", "numbers")
+        names = ("sights", "at", "numbers", "claimants")
         write_result(out, {"kind": "capture"}, dict(zip(names, self._rows, strict=True)))
 
     def _look(self, frame: bytes, outgoing: bool, kind: int) -> None:
-        if kind == _TUNNEL and not outgoing:
-            for number in self._echoes(frame, source_port=True):
-                self._note(Sight.ACCEPTED, 0, number)
-        elif kind == _ETHER and frame[12:14] == _IP4:
-            packet = frame[_ETHERNET_BYTES:]
-            peer = frame[0:6] if outgoing else frame[6:12]
-            inner = packet[16:20] if outgoing else packet[12:16]
-            if inner[:3] == self._pool:
-                sight = Sight.RETURNED if outgoing else Sight.FORWARDED
-                for number in self._echoes(packet, source_port=outgoing):
-                    self._note(sight, _number(peer), number)
+        if kind == _TUNNEL:
+            # What the process opened comes in; echoes are from the server's port, messages to it.
+            wanted = Sight.GIVEN if outgoing else self._out
+            for number in self._echoes(frame, from_server=wanted is not Sight.OPENED):
+                self._note(wanted, number, 0)
         elif kind == _ETHER and frame[12:14] == _ARP and not outgoing and frame[28:31] == self._pool:
-            self._note(Sight.CLAIMED, _number(frame[22:28]), _number(frame[28:32]))
+            self._note(Sight.CLAIMED, _number(frame[28:32]), _number(frame[22:28]))
 
-    def _echoes(self, packet: bytes, *, source_port: bool) -> Iterable[int]:
+    def _echoes(self, packet: bytes, *, from_server: bool) -> Iterable[int]:
         """The numbers of the echo's messages in an IPv4 packet; several where the kernel has joined datagrams."""
         if packet[0] >> 4 != 4 or packet[9] != _UDP:
             return
         start = (packet[0] & 15) * 4
-        at = start if source_port else start + 2
+        at = start if from_server else start + 2
         if int.from_bytes(packet[at : at + 2], "big") != ECHO_PORT:
             return
         for place in range(start + 8, len(packet) - MESSAGE_BYTES + 1, MESSAGE_BYTES):
             yield _number(packet[place : place + 8])
 
-    def _note(self, *row: int) -> None:
-        sight, gateway, number = row
-        for column, value in zip(self._rows, (sight, boot_ns(), gateway, number), strict=True):
+    def _note(self, sight: Sight, number: int, claimant: int) -> None:
+        for column, value in zip(self._rows, (sight, boot_ns(), number, claimant), strict=True):
             column.append(value)
 
 
 def load(path: Path) -> list[Seen]:
     """The sightings of a capture, in their order. Raises LabError."""
     _, arrays = read_result(path)
-    rows = zip(arrays["sights"], arrays["at"], arrays["gateways"], arrays["numbers"], strict=True)
-    return [Seen(Sight(sight), at, gateway, number) for sight, at, gateway, number in rows]
+    rows = zip(arrays["sights"], arrays["at"], arrays["numbers"], arrays["claimants"], strict=True)
+    return [Seen(Sight(sight), at, number, claimant) for sight, at, number, claimant in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +116,63 @@ class Carriage:
     messages: int
 
 
-def carriages(client: Sequence[Seen], server: Sequence[Seen], gateways: Mapping[int, str]) -> list[Carriage]:
-    """Who carried what the client accepted, in the order of acceptance. `gateways` maps hardware addresses to names.
+Sightings = Mapping[str, Sequence[Seen]]
 
-    A message that the server sent towards several gateways is left out: which of them carried it cannot be told.
+
+def accepted(seen: Sightings) -> list[Carriage]:
+    """Who carried what the client accepted, in the order of acceptance. `seen` is by namespace.
+
+    A message that was given to several gateways is left out: which of them carried it cannot be told.
     """
-    towards: dict[int, set[int]] = {}
-    for seen in server:
-        if seen.sight is Sight.RETURNED:
-            towards.setdefault(seen.number, set()).add(seen.gateway)
-    told = [
-        (seen.at_ns, gateways.get(next(iter(towards[seen.number])), "?"))
-        for seen in client
-        if seen.sight is Sight.ACCEPTED and len(towards.get(seen.number, ())) == 1
-    ]
-    return _runs(told)
+    given: dict[int, set[str]] = {}
+    for gateway, sightings in seen.items():
+        for one in sightings:
+            if one.sight is Sight.GIVEN:
+                given.setdefault(one.number, set()).add(gateway)
+    return _runs(
+        (one.at_ns, next(iter(given[one.number])))
+        for one in seen["client"]
+        if one.sight is Sight.ACCEPTED and len(given.get(one.number, ())) == 1
+    )
 
 
-def forwarded(server: Sequence[Seen], gateways: Mapping[int, str]) -> list[Carriage]:
-    """Who forwarded what the client sent, in the order in which the client sent it (instants are of forwarding).
+def opened(seen: Sightings) -> list[Carriage]:
+    """Who opened what the client sent, in the order in which the client sent it (instants are of opening).
 
-    A message that several gateways forwarded was sent again after a switch, and is left out.
+    A message that several gateways opened was sent again after a switch, and is left out.
     """
-    by: dict[int, list[Seen]] = {}
-    for seen in server:
-        if seen.sight is Sight.FORWARDED:
-            by.setdefault(seen.number, []).append(seen)
-    alone = [by[number][0] for number in sorted(by) if len({seen.gateway for seen in by[number]}) == 1]
-    return _runs([(seen.at_ns, gateways.get(seen.gateway, "?")) for seen in alone])
+    by: dict[int, dict[str, int]] = {}
+    for gateway, sightings in seen.items():
+        for one in sightings:
+            if one.sight is Sight.OPENED:
+                by.setdefault(one.number, {}).setdefault(gateway, one.at_ns)
+    alone = [by[number] for number in sorted(by) if len(by[number]) == 1]
+    return _runs((at, gateway) for openers in alone for gateway, at in openers.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """One owner of a session, from when the store said so (boot ns)."""
+
+    since_ns: int
+    gateway: str
+
+
+def false_claims(
+    seen: Sequence[Seen], address: int, reigns: Sequence[Reign], gateways: Mapping[int, str], grace_ns: int
+) -> list[str]:
+    """Gateways that claimed an inner address although another has owned its session for longer than `grace_ns`."""
+    found: list[str] = []
+    for one in seen:
+        if one.sight is not Sight.CLAIMED or one.number != address or not reigns:
+            continue
+        claimant = gateways.get(one.claimant, "?")
+        recent = [reign.gateway for reign in reigns if reign.since_ns <= one.at_ns][-1:]
+        recent += [reign.gateway for reign in reigns if one.at_ns - grace_ns <= reign.since_ns <= one.at_ns + grace_ns]
+        before = [reign.gateway for reign in reigns if reign.since_ns <= one.at_ns - grace_ns][-1:]
+        if claimant not in (*recent, *before):
+            found.append(f"{claimant} claims the inner address at {one.at_ns} ns; the owner is {recent[0]}")
+    return found
 
 
 def overlaps(runs: Sequence[Carriage], owners: Sequence[str]) -> list[str]:
@@ -194,9 +216,11 @@ def main() -> None:
     """Run as ``python -m jumpvpn.lab.cluster.capture``; prints {} once it looks, writes when it is ended by SIGTERM."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--pool", required=True, help="the first three numbers of the clients' inner addresses")
+    parser.add_argument("--gateway", action="store_true", help="the namespace is a gateway's")
     parser.add_argument("--out", required=True, type=Path)
     options = parser.parse_args()
-    Capture(struct.pack("3B", *(int(part) for part in options.pool.split(".")))).run(options.out)
+    pool = bytes(int(part) for part in options.pool.split("."))
+    Capture(pool, at_gateway=options.gateway).run(options.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -79,7 +80,7 @@ class ClusterDeployment(NodeSet):
         configuration.write(self)
         self.journals.open()
         await self.store.start()
-        for namespace in ("server", "client"):
+        for namespace in ("server", "client", *self.gateways):
             await self._capture(namespace)
         for gateway in self.gateways:
             await self.start_node(gateway)
@@ -116,6 +117,8 @@ class ClusterDeployment(NodeSet):
         waiting = self.store.until(lambda: wanted <= self._serving(), within_s)
         try:
             await self.while_healthy(waiting, within_s + 1.0)
+            for gateway in wanted & set(self.options.small_disks):
+                self._keep_anchor(gateway)
         except LabError as error:
             said = {gateway: self.said(gateway)[-300:] for gateway in wanted - self._serving()}
             raise LabError(f"not in the cluster: {said}; {error}") from None
@@ -175,16 +178,20 @@ class ClusterDeployment(NodeSet):
         binding = sessions[0]["binding"] if sessions else None
         return str(binding["transport"]).rpartition("/")[2] if binding else ""
 
-    def owners(self, uid: str) -> list[str]:
+    def reigns(self, uid: str) -> list[capture.Reign]:
         """The owners of a session in the store's order, one for each term."""
-        found: list[str] = []
+        found: list[capture.Reign] = []
         term = 0
         for change in sorted(self.store.changes, key=lambda change: change.revision):
             record = change.record
             if change.session and record.get("chain", "").endswith(uid) and record.get("term", 0) > term:
                 term = record["term"]
-                found.append(record["owner"])
+                found.append(capture.Reign(change.at_ns, record["owner"]))
         return found
+
+    def owners(self, uid: str) -> list[str]:
+        """Their names."""
+        return [reign.gateway for reign in self.reigns(uid)]
 
     async def move(self, client: str, gateway: str) -> None:
         """Bring a client's session to a gateway, as ``jumpvpn switch --to``. Raises LabError when it is refused."""
@@ -210,10 +217,11 @@ class ClusterDeployment(NodeSet):
         """Give the gateway its space back."""
         self._filling(gateway).unlink(missing_ok=True)
 
-    async def captured(self) -> tuple[list[capture.Seen], list[capture.Seen]]:
-        """End the captures; what was seen at the client and at the server."""
+    async def captured(self) -> capture.Sightings:
+        """End the captures; what was seen, by namespace: "client", "server", and each gateway."""
+        namespaces = list(self._captures)
         await self._end_captures()
-        return capture.load(self.directory / "client.seen"), capture.load(self.directory / "server.seen")
+        return {namespace: capture.load(self.directory / f"{namespace}.seen") for namespace in namespaces}
 
     def births(self) -> list[Record]:
         """The handshakes that gateways completed."""
@@ -245,10 +253,19 @@ class ClusterDeployment(NodeSet):
             raise LabError(f"{gateway} has no disk of its own: name it in small_disks")
         return Path(f"/proc/{self._nodes[gateway].process.pid}/root") / str(self._state(gateway))[1:] / "filling"
 
+    def _keep_anchor(self, gateway: str) -> None:
+        """Keep the key that verifies a gateway's events beside its disk, which ends with the process."""
+        for number in itertools.count():
+            kept = self._state(gateway) / f"{number}-audit.pub"
+            if not kept.exists():
+                kept.write_bytes(self._filling(gateway).with_name("audit.pub").read_bytes())
+                return
+
     async def _capture(self, namespace: str) -> None:
         pool = configuration.POOL_PREFIX
         out = self.directory / f"{namespace}.seen"
         argv = [sys.executable, "-P", "-m", "jumpvpn.lab.cluster.capture", "--pool", pool, "--out", str(out)]
+        argv += ["--gateway"] if namespace in self.gateways else []
         with (self.directory / "capture.log").open("ab") as log:
             process = await self.lab.exec_async(namespace, argv, stdin=DEVNULL, stdout=PIPE, stderr=log)
         self._captures[namespace] = process

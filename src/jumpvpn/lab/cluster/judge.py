@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from jumpvpn.lab.cluster.capture import Seen, carriages, forwarded, hardware, overlaps
+from jumpvpn.lab.cluster.capture import Sightings, accepted, false_claims, hardware, opened, overlaps
+from jumpvpn.lab.cluster.configuration import inner_address
 from jumpvpn.lab.cluster.deployment import ClusterDeployment
 from jumpvpn.lab.cluster.history import StoreChange, StoreRead, disorder, linearizable, operations_of
-from jumpvpn.lab.cluster.scenario import Scenario
+from jumpvpn.lab.cluster.scenario import LEASE_S, Scenario
 from jumpvpn.lab.journals import Record
+
+# An owner that is cut off from the store may act for as long as its lease lasts, and then has to withdraw.
+_GRACE_NS = round((LEASE_S + 1.0) * 1e9)
 
 
 def violations(
-    deployment: ClusterDeployment,
-    scenario: Scenario,
-    uids: Mapping[str, str],
-    client: Sequence[Seen],
-    server: Sequence[Seen],
+    deployment: ClusterDeployment, scenario: Scenario, uids: Mapping[str, str], seen: Sightings
 ) -> list[str]:
-    """Everything that broke a promise, one line each. `uids` are the sessions before; captures as they were taken."""
-    gateways = {hardware(deployment.cluster_lab.mac_of(name, "in0")): name for name in deployment.gateways}
+    """Everything that broke a promise, one line each. `uids` are the sessions before."""
     owners = deployment.owners(uids["client"])
     records = deployment.journals.records
-    accepted, sent = carriages(client, server, gateways), forwarded(server, gateways)
+    down, up = accepted(seen), opened(seen)
     births = len(deployment.births())
     return [
         *ends(records, scenario, uids),
@@ -30,10 +30,22 @@ def violations(
         *terms(records, set(deployment.gateways)),
         *disorder(deployment.store.changes),
         *stale(deployment.store.changes, deployment.store.reads),
-        *(f"accepted by the client: {fault}" for fault in overlaps(accepted, owners)),
-        *(f"accepted from the client: {fault}" for fault in overlaps(sent, owners)),
-        *([] if accepted and sent else ["the captures show no message: they prove nothing"]),
-    ]  # fmt: skip
+        *(f"accepted by the client: {fault}" for fault in overlaps(down, owners)),
+        *(f"accepted from the client: {fault}" for fault in overlaps(up, owners)),
+        *([] if down and up else ["the captures show no message: they prove nothing"]),
+        *([] if len(owners) == 1 or not scenario.steady else [f"the owner was to stay; owners {', '.join(owners)}"]),
+        *_claims(deployment, uids, seen),
+    ]
+
+
+def _claims(deployment: ClusterDeployment, uids: Mapping[str, str], seen: Sightings) -> list[str]:
+    """False claims of any client's inner address."""
+    gateways = {hardware(deployment.cluster_lab.mac_of(name, "in0")): name for name in deployment.gateways}
+    found: list[str] = []
+    for index, client in enumerate(deployment.clients):
+        address, reigns = int(ipaddress.IPv4Address(inner_address(index))), deployment.reigns(uids[client])
+        found += [f"{client}: {fault}" for fault in false_claims(seen["server"], address, reigns, gateways, _GRACE_NS)]
+    return found
 
 
 def ends(records: Iterable[Record], scenario: Scenario, uids: Mapping[str, str]) -> list[str]:

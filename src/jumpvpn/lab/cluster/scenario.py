@@ -39,6 +39,8 @@ SHORT_TTL = f"""
 transport_ttl = "{SHORT_TTL_S:.0f}s"
 """
 LEASE_S = 2.0
+# The default: longer than an election of etcd's, so that nobody notices one.
+USUAL_LEASE = "5s"
 # Long enough that a lease of 2 s has run out at the store, the margin and the adoption after it included.
 BEYOND_LEASE_S = 2.0 * LEASE_S + 1.0
 
@@ -92,7 +94,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A story: `ends` are the reasons with which sessions may end (empty: none may), `must_end` if all have to."""
+    """A story: `ends` are the reasons with which sessions may end (empty: none may), `must_end` if all have to.
+
+    `steady` demands that the roaming client's session keeps its owner. `lease` is as configurations have it.
+    """
 
     name: str
     steps: tuple[Step, ...]
@@ -100,6 +105,8 @@ class Scenario:
     crowd: int = 0
     ends: tuple[str, ...] = ()
     must_end: bool = False
+    steady: bool = False
+    lease: str = f"{LEASE_S:.0f}s"
     policy: str = POLICY
     seed: int = 1
 
@@ -137,9 +144,10 @@ FIXED: tuple[Scenario, ...] = (
     _story("owner_killed", Step("kill_gateway", "owner", 4.0)),
     _story("owner_killed_twenty_takers", Step("kill_gateway", "owner", 8.0), crowd=19),
     _story("owner_paused_beyond_its_lease", Step("pause_gateway", "owner", BEYOND_LEASE_S)),
-    _story("etcd_leader_killed", Step("kill_member", "leader", 3.0)),
-    _story("etcd_leader_paused", Step("pause_member", "leader", 4.0)),
-    _story("etcd_leader_alone", Step("cut_member", "leader", 4.0)),
+    _story("etcd_leader_killed", Step("kill_member", "leader", 3.0), steady=True, lease=USUAL_LEASE),
+    _story("etcd_leader_paused", Step("pause_member", "leader", 4.0), steady=True, lease=USUAL_LEASE),
+    _story("etcd_leader_alone", Step("cut_member", "leader", 4.0), steady=True, lease=USUAL_LEASE),
+    _story("etcd_leader_killed_under_the_shortest_lease", Step("kill_member", "leader", 3.0)),
     _story("owner_cut_from_store", Step("cut_store", "owner", BEYOND_LEASE_S)),
     _story("owner_not_heard_by_store", Step("cut_store", "owner", BEYOND_LEASE_S, way="up")),
     _story("owner_deaf_to_store", Step("cut_store", "owner", BEYOND_LEASE_S, way="down")),

@@ -20,6 +20,9 @@ SETTLE_S = 45.0
 # A drained gateway's clients move within a reattach each; more means that they never will.
 DRAIN_S = 20.0
 _LOOK_S = 0.1
+_TO_PROCESSES = frozenset(
+    ("kill_gateway", "pause_gateway", "drain_gateway", "fill_disk", "kill_member", "pause_member")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +76,19 @@ class Stage:
 
     async def _strike(self, step: Step) -> None:
         target = self._find(step.target)
-        if target in self._harmed or (target in self._deployment.gateways and not self._deployment.runs(target)):
+        harm = _harm(step.act, target)
+        if harm in self._harmed or (target in self._deployment.gateways and not self._deployment.runs(target)):
             self._say(f"{step}: {target} is harmed already")
             self.done.append(Done(step, "", boot_ns(), boot_ns()))
             return
         self._say(f"{step}{f' ({target})' if target != step.target else ''}")
-        self._harmed |= {target} - {""}
+        self._harmed.add(harm)
         before = boot_ns()
         try:
             async with self._harms[step.act](step, target):
                 await asyncio.sleep(step.seconds)
         finally:
-            self._harmed.discard(target)
+            self._harmed.discard(harm)
         self.done.append(Done(step, target, before, boot_ns()))
 
     def _find(self, target: str) -> str:
@@ -172,8 +176,8 @@ class Stage:
 
     @asynccontextmanager
     async def _pause_members(self, _: Step, member: str) -> AsyncIterator[None]:
-        members = [member] if member else [name for name in MEMBERS if name not in self._harmed]
-        self._harmed |= set(members)
+        members = [member] if member else [name for name in MEMBERS if _harm("pause_member", name) not in self._harmed]
+        self._harmed |= {_harm("pause_member", name) for name in members}
         for name in members:
             self._deployment.store.pause_member(name)
         try:
@@ -181,7 +185,7 @@ class Stage:
         finally:
             for name in members:
                 self._deployment.store.resume_member(name)
-            self._harmed -= set(members)
+            self._harmed -= {_harm("pause_member", name) for name in members}
 
     @asynccontextmanager
     async def _slow_store(self, step: Step, _: str) -> AsyncIterator[None]:
@@ -286,6 +290,11 @@ class Stage:
             await awaited
 
         await self._deployment.while_healthy(wait(), within_s)
+
+
+def _harm(act: str, target: str) -> str:
+    """What cannot be done twice at a time: a process can be harmed in one way only, and each cut is made once."""
+    return f"process of {target}" if act in _TO_PROCESSES else f"{act} of {target}"
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

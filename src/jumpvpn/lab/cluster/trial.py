@@ -67,7 +67,9 @@ async def run(scenario: Scenario, say: Callable[[str], None], keep: Path | None 
     shape = Shape(scenario.gateways, scenario.crowd)
     began = boot_ns()
     with ClusterLab(shape, seed=scenario.seed, slow_store=scenario.slow_store) as lab:
-        options = Options(policy=scenario.policy, liars=scenario.liars, small_disks=scenario.small_disks)
+        options = Options(
+            policy=scenario.policy, lease=scenario.lease, liars=scenario.liars, small_disks=scenario.small_disks
+        )
         deployment = ClusterDeployment(lab, options, demand_verdict=False)
         try:
             await _perform(deployment, scenario, outcome, say)
@@ -101,10 +103,10 @@ async def _perform(
                 outcome.steps = stage.done
                 outcome.owners, outcome.births = deployment.owners(uids["client"]), len(deployment.births())
             logs = await work.finish()
-        client, server = await deployment.captured()
+        seen = await deployment.captured()
         _measure(outcome, logs)
         await deployment.store.caught_up()
-        outcome.violations += violations(deployment, scenario, uids, client, server)
+        outcome.violations += violations(deployment, scenario, uids, seen)
         if not scenario.must_end and logs.echoes["tcp"].facts["error"]:
             outcome.violations.append(f"the TCP connection did not survive: {logs.echoes['tcp'].facts['error']}")
 

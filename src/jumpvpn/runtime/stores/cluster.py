@@ -334,26 +334,37 @@ class ClusterStore:
     async def _resume(self, found: list[Found], erase: bool) -> list[StoredSession]:
         """Hold all of this node's sessions; the local file has the newest of each afterwards.
 
-        With ``erase`` it has no others of any cluster; without, one of them may be the only good copy.
+        What is held already, and not older, stays as it is: commits to it may be under way. With ``erase`` the file has
+        no others of any cluster; without, one of them may be the only good copy.
         """
         rows = {row.session_id: row for row in await self._local.load_all()}
-        newest: list[StoredSession] = []
+        newest, missing = list[StoredSession](), list[StoredSession]()
         for entry in found:
             stored = entry.session
             assert stored is not None, "only records are listed"
-            row = rows.pop(stored.session_id, None)
-            held = self._joined(entry, row)
-            held.fresh = False
-            self._held[stored.session_id] = held
+            row, held = rows.pop(stored.session_id, None), self._held.get(stored.session_id)
+            if held is None or held.lost or held.version < stored.version or not _same_term(entry, held.base):
+                held = self._held[stored.session_id] = self._joined(entry, row)
+                held.fresh = False
+                missing += [] if held.unsaved is None else [held.unsaved]
             newest.append(held.unsaved or row or stored)
-        gone = [session_id for session_id, row in rows.items() if row.owner] if erase else []
-        await self._local.adopt(gone=gone)
-        for first in range(0, len(newest), _ADOPTED):
-            part = newest[first : first + _ADOPTED]
-            await self._local.adopt([s for s in part if self._held[s.session_id].unsaved is not None])
-            for session in part:
-                self._held[session.session_id].unsaved = None
+        gone = [row.session_id for row in rows.values() if row.owner and row.session_id not in self._held]
+        await self._local.adopt(gone=gone if erase else [])
+        for first in range(0, len(missing), _ADOPTED):
+            await self._adopt_missing(missing[first : first + _ADOPTED])
         return newest
+
+    async def _adopt_missing(self, records: Sequence[StoredSession]) -> None:
+        """Put into the local file what it lacks, except where a commit has put it there meanwhile."""
+        lacking = [record for record in records if self._lacks(record)]
+        await self._local.adopt(lacking)
+        for record in lacking:
+            if self._lacks(record):
+                self._held[record.session_id].unsaved = None
+
+    def _lacks(self, record: StoredSession) -> bool:
+        held = self._held.get(record.session_id)
+        return held is not None and held.unsaved is record
 
     async def _fetch_lines(self) -> None:
         """Take over what a crash between the two stores left: lines that the local file never had."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jumpvpn.runtime.stores.base import (
     TERMINATED,
     CommitResult,
@@ -43,10 +45,28 @@ class MemoryStore:
         self._sessions[write.session_id] = write.stored_over(old)
         if write.device is not None:
             self._devices[write.device[0]] = write.device[1]
-        for line in write.lines:
-            self._outbox[self._next_line] = line
-            self._next_line += 1
+        self._add(write.lines)
         return CommitResult.COMMITTED
+
+    async def load_many(self, session_ids: Sequence[bytes]) -> list[StoredSession]:
+        """Those of these sessions that are stored."""
+        self._check()
+        return [self._sessions[i] for i in session_ids if i in self._sessions]
+
+    async def adopt(
+        self, records: Sequence[StoredSession] = (), lines: Sequence[bytes] = (), gone: Sequence[bytes] = ()
+    ) -> None:
+        """Put records as they are, add outbox lines, erase the sessions ``gone``."""
+        self._check()
+        self._sessions |= {record.session_id: record for record in records}
+        for session_id in gone:
+            self._sessions.pop(session_id, None)
+        self._add(lines)
+
+    @property
+    def last_line(self) -> int:
+        """The number of the newest outbox line that was ever added."""
+        return self._next_line - 1
 
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp (ns) of this device; 0 if none."""
@@ -66,6 +86,11 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Nothing is held that needs releasing."""
+
+    def _add(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            self._outbox[self._next_line] = line
+            self._next_line += 1
 
     def _check(self) -> None:
         if self.unavailable is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from jumpvpn.runtime.stores.base import (
     TERMINATED,
@@ -20,6 +22,7 @@ from jumpvpn.runtime.stores.base import (
 )
 
 Answer = TypeVar("Answer")
+_MOST_TOGETHER = 256  # changes in one transaction: some MiB in memory, and the first of them does not wait long
 
 APPLICATION_ID = 0x4A56504E  # "JVPN": tells our files from any other SQLite file
 SCHEMA_VERSION = 2
@@ -47,6 +50,15 @@ _COLUMNS = "session_id, version, state, epoch, body, sealed, chain, seq, head, w
 _MARKS = ", ".join("?" for _ in _COLUMNS.split(", "))
 
 
+@dataclass(slots=True)
+class _Job(Generic[Answer]):
+    """One change, then what came of it: ``answer`` (in a tuple, it may be None) or ``error``."""
+
+    change: Callable[[], Answer]
+    answer: tuple[Answer] | None = None
+    error: Exception | None = None
+
+
 class SqliteStore:
     """Durable session records. Open with ``await SqliteStore.open(path)``.
 
@@ -59,6 +71,7 @@ class SqliteStore:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
+        self._jobs: deque[_Job[Any]] = deque()
         self._exported = 0
         self._last_line = 0
 
@@ -83,7 +96,7 @@ class SqliteStore:
 
     async def commit(self, write: Write) -> CommitResult:
         """Apply one unit in one transaction; on disk when it returns COMMITTED."""
-        return await self._run(lambda: self._transaction(lambda: self._apply(write)))
+        return await self._together(lambda: self._apply(write))
 
     async def load_many(self, session_ids: Sequence[bytes]) -> list[StoredSession]:
         """Those of these sessions that are stored, terminated ones too."""
@@ -96,7 +109,7 @@ class SqliteStore:
 
         For a node whose shared store has decided already: nothing is compared.
         """
-        await self._run(lambda: self._transaction(lambda: self._adopt(records, lines, gone)))
+        await self._together(lambda: self._adopt(records, lines, gone))
 
     @property
     def last_line(self) -> int:
@@ -165,17 +178,57 @@ class SqliteStore:
         row = self._db.execute(query, (session_id,)).fetchone()
         return None if row is None else StoredSession(*row)
 
-    def _transaction(self, work: Callable[[], Answer]) -> Answer:
+    async def _together(self, change: Callable[[], Answer]) -> Answer:
+        """Carry ``change`` out in a transaction that it shares with others that wait: one sync serves them all."""
+        job = _Job(change)
+        self._jobs.append(job)
+        await self._run(self._carry_out)  # this call, or an earlier one, takes the job: they run in order
+        if job.error is not None:
+            raise job.error
+        assert job.answer is not None, "a job that did not fail has an answer"
+        return job.answer[0]
+
+    def _carry_out(self) -> None:
+        jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _MOST_TOGETHER))]
+        try:
+            self._commit_all(jobs)
+        except (sqlite3.Error, StoreUnavailable):  # one too many for the disk undoes all: each for itself then
+            for job in jobs:
+                try:
+                    self._commit_all([job])
+                except (sqlite3.Error, StoreUnavailable) as error:
+                    job.error = self._failure(error)
+
+    def _commit_all(self, jobs: Sequence[_Job[Any]]) -> None:
+        """All of them in one transaction, or, raising, none."""
+        if not jobs:
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            answer = work()
+            for job in jobs:
+                self._attempt(job)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self._last_line = self._newest_line()
-        return answer
+
+    def _attempt(self, job: _Job[Any]) -> None:
+        """One change of several; its failure undoes only itself, unless SQLite has undone all of them."""
+        job.answer = job.error = None
+        self._db.execute("SAVEPOINT job")
+        try:
+            job.answer = (job.change(),)
+        except Exception as error:
+            job.error = self._failure(error)
+            if not self._db.in_transaction:
+                raise
+            self._db.execute("ROLLBACK TO job")
+        self._db.execute("RELEASE job")
+
+    def _failure(self, error: Exception) -> Exception:
+        return StoreUnavailable(_reason(self._path, error)) if isinstance(error, sqlite3.Error) else error
 
     def _apply(self, write: Write) -> CommitResult:
         old = self._load(write.session_id)

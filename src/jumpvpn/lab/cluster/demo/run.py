@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from jumpvpn.lab.cluster.capture import carriages, hardware
+from jumpvpn.lab.cluster.capture import accepted
 from jumpvpn.lab.cluster.demo.result import Result, Shown, WorldChange
 from jumpvpn.lab.cluster.deployment import ClusterDeployment, Options
 from jumpvpn.lab.cluster.judge import violations
@@ -114,7 +114,9 @@ async def perform(seed: int, say: Callable[[str], None]) -> Result:
     shape = Shape(gateways=2)
     result = Result(started_ns=boot_ns(), size=SIZE, gateways=shape.gateway_names)
     with ClusterLab(shape, wifi=Link.with_delay(WIFI_DELAY_MS), lte=Link.with_delay(LTE_DELAY_MS), seed=seed) as lab:
-        vpn = ClusterDeployment(lab, Options(policy=_POLICY, lease="5s", adopt_after="10s", first={"client": "gw1"}), demand_verdict=False)
+        vpn = ClusterDeployment(
+            lab, Options(policy=_POLICY, lease="5s", adopt_after="10s", first={"client": "gw1"}), demand_verdict=False
+        )
         work = Workload(lab, Load(size=SIZE, rate=RATE, seed=seed))
         async with vpn, contextlib.aclosing(work):
             say("three etcd servers, two gateways and a client are up")
@@ -149,13 +151,12 @@ async def _play(vpn: ClusterDeployment, work: Workload, result: Result, say: Cal
 
 async def _judge(vpn: ClusterDeployment, result: Result) -> None:
     await vpn.store.caught_up()
-    client, server = await vpn.captured()
+    seen = await vpn.captured()
     result.leaders, result.changes = list(vpn.store.leaders), list(vpn.store.changes)
     result.births = len(vpn.births())
     if result.uid:
-        result.violations = violations(vpn, _STORY, {"client": result.uid}, client, server)
-    gateways = {hardware(vpn.cluster_lab.mac_of(name, "in0")): name for name in vpn.gateways}
-    result.messages = sum(run.messages for run in carriages(client, server, gateways))
+        result.violations = violations(vpn, _STORY, {"client": result.uid}, seen)
+    result.messages = sum(run.messages for run in accepted(seen))
 
 
 async def _address(vpn: ClusterDeployment) -> str:
