@@ -47,6 +47,7 @@ class Trial:
     members: int = 1
     announce: str = "none"
     document: dict[str, Any] = field(default_factory=dict)
+    watched: list[Gateway] = field(default_factory=list)  # that must not end by themselves
 
     def swarm(self, namespaces: NamespaceSet, gateways: list[Gateway], sources: Sequence[str] = BIND) -> Swarm:
         """The clients of ``gateways``."""
@@ -101,6 +102,8 @@ class Trial:
         return times
 
     def _tell(self, line: dict[str, Any]) -> None:
+        for gateway in self.watched:
+            gateway.demand_life()
         counts = ", ".join(f"{name} {line[name]}" for name in ("waiting", "births", "attached", "away", "ended"))
         self.note(f"scale: {counts}")
 
@@ -142,6 +145,7 @@ async def kill(trial: Trial) -> dict[str, Any]:
         trial.document |= {"etcd_members": trial.members, "announce": trial.announce}
         trial.document["start_s"] = await first.start()
         await second.start()
+        trial.watched = [second]
         async with trial.swarm(cluster.namespaces, [first, second], SOURCES) as swarm:
             etcd = cluster.etcd_usage()
             await trial.bring_up(swarm, first)

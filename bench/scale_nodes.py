@@ -107,6 +107,11 @@ class Gateway:
             self.process.kill()
             await self.process.wait()
 
+    def demand_life(self) -> None:
+        """Raises LabError with the gateway's own words if it has ended."""
+        if self.process is not None and self.process.returncode is not None:
+            raise LabError(f"gateway {self.name} ended with {self.process.returncode}: {self.said()}")
+
     def usage(self) -> Usage:
         """CPU time and memory as the kernel counts them."""
         assert self.process is not None

@@ -33,6 +33,8 @@ DRAIN_TOLD_SECONDS = 1.0  # a client that missed it hears it again
 TICKET_KEYS_SECONDS = 60.0  # a new key seals two and a half minutes after it was made: every member knows it by then
 REJOIN_SECONDS = 0.5  # between two tries to take a lease anew
 ENDED_TERM = 2**62  # of a session that has ended: above every term
+SENDING_AWAY_SECONDS = 5.0  # clients move within a round trip or two; those without another way are found by the others
+LOOK_SECONDS = 0.05
 LEAVING_SECONDS = 2.0  # for changes that the store lacks; they are on this node's disk in any case
 COMPLAINTS_KEPT = 64  # words about the store that are not repeated
 
@@ -101,6 +103,20 @@ class Cluster:
             self._tell_drain(),
             self._rotate_keys(),
         )
+
+    async def send_away(self, hurry: asyncio.Future[None]) -> None:
+        """Before a stop: let clients move while their bindings still work, if another gateway takes them.
+
+        Returns when none is left, after some seconds, or when ``hurry`` is done.
+        """
+        others = [member for member in self.view.serving() if member.node != self._config.name]
+        if not (others and self.keeper.held and self._engine.places):
+            return
+        self.drain(on=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SENDING_AWAY_SECONDS):
+                while self._engine.places and not hurry.done():
+                    await asyncio.wait([hurry], timeout=LOOK_SECONDS)
 
     async def leave(self) -> None:
         """Stop acting and give the lease back. What is behind goes to the store first, as far as that takes it."""

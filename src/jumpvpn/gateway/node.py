@@ -111,17 +111,29 @@ class GatewayNode:
 
     async def _serve(self) -> None:
         """From the first restored session to the end."""
-        if self._cluster is not None:
+        if self._cluster is None:
+            await self._ready()
+            return
+        try:
             restoring = asyncio.ensure_future(self._cluster.restore())
             await asyncio.wait((restoring, self._stopped), return_when=asyncio.FIRST_COMPLETED)
-            restoring.cancel() if self._stopped.done() else restoring.result()
+            if restoring.done():
+                restoring.result()
+            await self._ready()
+            self._stopped = asyncio.get_running_loop().create_future()  # a second wish to stop does not wait
+            await self._cluster.send_away(self._stopped)
+            if self._stopped.done():
+                self._stopped.result()
+        finally:
+            await self._cluster.leave()
+
+    async def _ready(self) -> None:
+        """Say so, and serve until somebody wants this node to stop."""
         await self._driver.rest()
         self._restored.set()
         if not self._stopped.done():
             self._announce_ready()
         await self._stopped
-        if self._cluster is not None:
-            await self._cluster.leave()
 
     async def _announce(self, owner: Ownership, stack: contextlib.AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Return traffic: nothing has to run for it without ``[announce]``."""

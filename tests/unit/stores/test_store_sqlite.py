@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -229,25 +230,45 @@ async def test_a_full_disk_fails_the_commit_and_leaves_the_record(tmp_path: Path
     await store.close()
 
 
-async def test_simultaneous_commits_share_a_transaction_and_fail_alone(tmp_path: Path) -> None:
+async def test_commits_that_wait_together_share_a_transaction(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "s.db")
     statements: list[str] = []
     await store._run(lambda: store._db.set_trace_callback(statements.append))
-    await store._run(lambda: store._db.execute("PRAGMA max_page_count = 40").fetchall())
     writes = [dataclasses.replace(a_write(), session_id=bytes([n]) * 16) for n in range(50)]
-    huge = dataclasses.replace(a_write(), session_id=b"h" * 16, body=b"x" * 400_000)
     conflict = dataclasses.replace(a_write(3), session_id=b"c" * 16)
-    tasks = [asyncio.create_task(store.commit(write)) for write in [*writes[:25], huge, conflict, *writes[25:]]]
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    failed = results.pop(25)
-    assert isinstance(failed, StoreUnavailable)
-    assert "full" in failed.reason
-    assert results.pop(25) is CommitResult.CONFLICT
-    assert results == [CommitResult.COMMITTED] * 50
+    results = await _all_at_once(store, [*writes, conflict])
+    assert results == [*[CommitResult.COMMITTED] * 50, CommitResult.CONFLICT]
+    assert statements.count("COMMIT") == 1
     assert [found.session_id for found in await store.load_all()] == [write.session_id for write in writes]
     assert len(await store.outbox()) == 50
-    assert statements.count("COMMIT") < 10
     await store.close()
+
+
+async def test_of_commits_that_wait_together_each_fails_alone(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    await store._run(lambda: store._db.execute("PRAGMA max_page_count = 40").fetchall())
+    writes = [dataclasses.replace(a_write(), session_id=bytes([n]) * 16) for n in range(6)]
+    huge = dataclasses.replace(a_write(), session_id=b"h" * 16, body=b"x" * 400_000)
+    results = await _all_at_once(store, [*writes[:3], huge, *writes[3:]])
+    failed = results.pop(3)
+    assert isinstance(failed, StoreUnavailable)
+    assert "full" in failed.reason
+    assert results == [CommitResult.COMMITTED] * 6
+    assert [found.session_id for found in await store.load_all()] == [write.session_id for write in writes]
+    assert len(await store.outbox()) == 6
+    await store.close()
+
+
+async def _all_at_once(store: SqliteStore, writes: list[Write]) -> list[object]:
+    """Commit while the store's thread is busy, so that all of them wait for it."""
+    free = threading.Event()
+    busy = asyncio.ensure_future(store._run(lambda: free.wait(20)))
+    tasks = [asyncio.create_task(store.commit(write)) for write in writes]
+    while len(store._jobs) < len(writes):
+        await asyncio.sleep(0)
+    free.set()
+    await busy
+    return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
 async def test_use_after_close_is_one_clear_error(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _ETH_P_ALL = 0x0300  # in network order, as bind(2) takes it
 _ARP = b"\x08\x06"
 _UDP = 17
 _LONGEST = 1 << 16
+_FOREVER = 1 << 62
 _SOCKET_BYTES = 8 << 20
 _ETHER, _TUNNEL = 1, 65534  # ARPHRD_ETHER, ARPHRD_NONE; source: linux/if_arp.h
 
@@ -162,16 +163,19 @@ def false_claims(
     seen: Sequence[Seen], address: int, reigns: Sequence[Reign], gateways: Mapping[int, str], grace_ns: int
 ) -> list[str]:
     """Gateways that claimed an inner address although another has owned its session for longer than `grace_ns`."""
+    ends = [*(reign.since_ns for reign in reigns[1:]), _FOREVER]
     found: list[str] = []
     for one in seen:
-        if one.sight is not Sight.CLAIMED or one.number != address or not reigns:
-            continue
-        claimant = gateways.get(one.claimant, "?")
-        recent = [reign.gateway for reign in reigns if reign.since_ns <= one.at_ns][-1:]
-        recent += [reign.gateway for reign in reigns if one.at_ns - grace_ns <= reign.since_ns <= one.at_ns + grace_ns]
-        before = [reign.gateway for reign in reigns if reign.since_ns <= one.at_ns - grace_ns][-1:]
-        if claimant not in (*recent, *before):
-            found.append(f"{claimant} claims the inner address at {one.at_ns} ns; the owner is {recent[0]}")
+        if one.sight is Sight.CLAIMED and one.number == address:
+            claimant = gateways.get(one.claimant, "?")
+            allowed = [
+                reign.gateway
+                for reign, end_ns in zip(reigns, ends, strict=True)
+                if reign.since_ns - grace_ns <= one.at_ns <= end_ns + grace_ns
+            ]
+            if claimant not in allowed:
+                words = ", ".join(dict.fromkeys(allowed)) or "nobody"
+                found.append(f"{claimant} claims the inner address at {one.at_ns} ns; its owner is {words}")
     return found
 
 
