@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: help setup setup-test demo test test-fast model sim coverage check lint format bench vectors lock clean
+.PHONY: help setup setup-test demo demo-cluster test test-fast test-cluster chaos model sim coverage check lint format bench vectors lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,12 +19,21 @@ setup-test:
 demo: setup ## the live demonstration; ARGS="--quick --json out.json" passes arguments on
 	@.venv/bin/jumpvpn demo $(ARGS)
 
+demo-cluster: setup-test ## a download across a killed gateway: three etcd, two gateways; ARGS="--json out.json"
+	@$(PY) -m jumpvpn.lab.cluster.demo $(ARGS)
+
 test: setup-test ## all tests: Rust, Python, network namespaces
 	@cargo test --workspace --exclude jumpvpn-python --locked --quiet
 	@$(PY) -m pytest $(ARGS)
 
 test-fast: setup-test ## tests that need no namespaces
 	@$(PY) -m pytest -m "not netns" $(ARGS)
+
+test-cluster: setup-test ## real clusters under every fault, with progress; ARGS="-k owner_killed"
+	@$(PY) -m pytest tests/cluster -v -p no:randomly $(ARGS)
+
+chaos: setup-test ## clusters under random faults, 20 seeds or 10 minutes; ARGS="--seed 7" sees one again
+	@$(PY) -m jumpvpn.lab.cluster.chaos $(ARGS)
 
 model: setup-test ## explore the session's machine, try its mutants, check the TLA+ module; ARGS="--deep"
 	@$(PY) -m jumpvpn.model $(ARGS)
@@ -59,4 +68,4 @@ lock: ## resolve the dependencies again
 	@cargo update
 
 clean: ## remove what the commands made
-	@rm -rf target .venv .tools demo-output bench-output coverage-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf target .venv .tools demo-output bench-output coverage-output chaos-output .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -198,3 +198,55 @@ pub fn take_reply(shared: &Shared, origin: &Origin<'_>, datagram: &[u8]) -> Resu
     shared.counters.add(Counter::UnsolicitedReply, 1);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tickets(bytes: std::ops::Range<u8>) -> Vec<Ticket> {
+        bytes.map(|byte| Ticket::parse(&[byte; 60]).unwrap()).collect()
+    }
+
+    #[test]
+    fn tickets_are_shown_once_but_the_last() {
+        let mut pass = Pass::new(StandbyKey::new([1; 32]), tickets(0..2));
+        let shown: Vec<_> = (0..3).map(|_| pass.take_ticket().unwrap()).collect();
+        assert!(shown[0] != shown[1] && shown[1] == shown[2]);
+        pass.add_tickets(tickets(10..30));
+        assert_eq!(pass.tickets.len(), MAX_TICKETS);
+        assert!(pass.take_ticket() == tickets(22..23).pop(), "the oldest gave way");
+        assert!(Pass::default().take_ticket().is_none());
+    }
+
+    #[test]
+    fn a_path_keeps_its_ticket_until_it_died() {
+        let mut pass = Pass::new(StandbyKey::new([1; 32]), tickets(0..4));
+        let mut shown = Shown::default();
+        let first = shown.ticket(&mut pass);
+        assert!(first.is_some() && shown.ticket(&mut pass) == first);
+        shown.forget_ticket();
+        assert!(shown.ticket(&mut pass) != first);
+    }
+
+    #[test]
+    fn a_token_is_shown_while_it_is_valid() {
+        let token = Token::parse(&[7; 24]).unwrap();
+        let shown = Shown { token: Some((token.clone(), 5)), ..Shown::default() };
+        assert_eq!(shown.token(5 + TOKEN_LIFE_NS - 1), Some(&token));
+        assert_eq!(shown.token(5 + TOKEN_LIFE_NS), None);
+        assert_eq!(Shown::default().token(0), None);
+    }
+
+    #[test]
+    fn probes_under_way_are_bounded() {
+        let mut shown = Shown::default();
+        for number in 0..=MAX_OUTSTANDING as u8 {
+            shown.note([number; 16], u64::from(number));
+        }
+        assert_eq!(shown.outstanding.len(), MAX_OUTSTANDING);
+        assert_eq!(shown.find([0; 8]), None);
+        assert_eq!(shown.find([1; 8]), Some(([1; 16], 1)));
+        shown.forget_probes();
+        assert_eq!(shown.find([1; 8]), None);
+    }
+}

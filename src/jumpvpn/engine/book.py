@@ -158,6 +158,11 @@ class TransportBook:
         """Whether the transport is dead or gone."""
         return self.transports[transport].condition in (Condition.DEAD, Condition.GONE)
 
+    def fell_silent(self, session: Session) -> bool:
+        """Whether the transport that was bound last is silent or dead, and no error of this host explains it."""
+        known = self._incumbent(session)
+        return known is not None and known.failed_at is not None and known.id not in self.reopen_at
+
     def take_birth_path(self, transport: TransportId) -> None:
         """The handshake's transport gets the path index of birth; whoever held it takes over the other one."""
         mine = self.transports[transport].path

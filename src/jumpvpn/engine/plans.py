@@ -16,13 +16,13 @@ from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt, AttemptKind, Session, State
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Condition, Transport
-from jumpvpn.values import MINUTE, SECOND, Instant, TransportId, later, milliseconds, replace
+from jumpvpn.values import MILLISECOND, MINUTE, SECOND, Instant, TransportId, later, milliseconds, replace
 
 PROMPT_TRIES = 2  # attempts without patience; once more transports that answered failed, wait 2, 4, 8 ... s
 BLIND_WAIT = 4 * SECOND  # doubled per attempt: then even a transport that answers no probe is tried, because a gateway
 # whose confirmation was lost has moved on to an epoch in which it cannot open our probes
 PATIENCE_MAX = MINUTE  # the longest wait between two attempts
-GATEWAY_DOUBT = 2  # silence limits that a request may go unanswered, repeated meanwhile, while another gateway is ready
+REPEAT_WAIT = 100 * MILLISECOND  # so long after the first request the shell sends it again
 REKEY_WAIT = 30 * SECOND  # the packet core gives an unanswered rekey up after 16 s
 
 
@@ -197,16 +197,16 @@ class Plans:
         """How long (ns) an attempt may take.
 
         After a silence nobody knows whether network or gateway is gone: the session's own gateway is asked over another
-        network first, but not for long where another gateway is ready.
+        network first, and once more, but not longer where another gateway is ready.
         """
         longest = min(session.policy.recovery.attempt_timeout, session.policy.recovery.window)
-        known, limits = self._book.transports[transport], self._book.liveness(transport)
-        lost = self._book.transports.get(session.incumbent) if session.incumbent is not None else None
-        if limits is None or lost is None or lost.failed_at is None or known.gateway != lost.gateway:
+        known = self._book.transports[transport]
+        if not known.rtt_ns or self._book.is_away(known, session) or not self._book.fell_silent(session):
             return longest
         others = self._book.candidates(session.policy, session.tried, now, session)
         ready = any(c.away and c.usable and c.validated and c.allowed and not (c.tried or c.avoided) for c in others)
-        return min(longest, GATEWAY_DOUBT * limits.silence_busy) if ready else longest
+        answer = known.rtt_ns + 4 * known.rtt_dev_ns + session.policy.volatility.silence_margin
+        return min(longest, REPEAT_WAIT + answer) if ready else longest
 
     def choose(self, session: Session, now: Instant, hoped: tuple[Transport, ...] = ()) -> Choice:
         """What the next attempt would be for: selection's answer, the incumbent first where it may prove itself.

@@ -94,17 +94,17 @@ class GatewayNode:
         self._driver = Driver(self._engine, self._executor, self._recorder)
         node.on_signals(self._stop, self._reload)
         await self._connect_inside(owner)
-        jobs = [self._driver.run(), *self._recorder.jobs(), *await self._announce(owner, stack)]
+        announcer = self._announcer(owner, stack)
         self._started()
         if shared is not None:
-            jobs += await self._join(shared, key, stack)
+            await self._join(shared, key)
         else:
             await self._restore(store)
         self._listen(plane)
         loop = asyncio.get_running_loop()
         loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
         stack.callback(loop.remove_reader, plane.fact_fd)
-        async with node.background(*jobs, on_failure=self._failed):
+        async with node.background(*self._jobs(announcer), on_failure=self._failed):
             await self._serve()
         self._recorder.stop({"cause": "asked"}, clock.now())
         return 0
@@ -135,20 +135,24 @@ class GatewayNode:
             self._announce_ready()
         await self._stopped
 
-    async def _announce(self, owner: Ownership, stack: contextlib.AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
-        """Return traffic: nothing has to run for it without ``[announce]``."""
+    def _jobs(self, announcer: Announcer | None) -> tuple[Coroutine[Any, Any, None], ...]:
+        """What runs beside the node until it ends."""
+        announcing = (announcer.run(),) if announcer is not None else ()
+        clustered = self._cluster.jobs() if self._cluster is not None else ()
+        return self._driver.run(), *self._recorder.jobs(), *announcing, *clustered
+
+    def _announcer(self, owner: Ownership, stack: contextlib.AsyncExitStack) -> Announcer | None:
+        """Return traffic, as ``[announce]`` wishes; None if it wishes nothing."""
         wish, tunnel = self._config.announce, self._config.tunnel
         if wish.mode == "none":
-            return []
+            return None
         pools = [str(pool) for pool in (tunnel.pool, tunnel.pool6) if pool is not None]
         announcer = Announcer.create(wish.mode, wish.interface, wish.command, owner, self._complain, pools=pools)
         stack.push_async_callback(announcer.close)
         self._executor.announcing = announcer
-        return [announcer.run()]
+        return announcer
 
-    async def _join(
-        self, shared: Shared, key: bytes, stack: contextlib.AsyncExitStack
-    ) -> tuple[Coroutine[Any, Any, None], ...]:
+    async def _join(self, shared: Shared, key: bytes) -> None:
         """Become a member of the cluster: until the lease is confirmed nothing is forwarded."""
         config = self._config
         assert config.cluster is not None
@@ -162,7 +166,6 @@ class GatewayNode:
             self._post, self._emit,
         )  # fmt: skip
         await self._cluster.join()
-        return self._cluster.jobs()
 
     async def _open_store(self) -> Store:
         if self._config.store == "memory":

@@ -27,6 +27,7 @@ from jumpvpn.values import Instant
 __all__ = ["FLUSH_WITHIN", "ClusterStore", "LocalStore"]
 
 _SECOND = 1_000_000_000
+_ASK_AGAIN_SECONDS = 0.1  # a store that refuses at once is not asked in a busy loop
 _ADOPTED = 256  # records of one local transaction at start: one sync for each of them would take minutes
 _REMEMBERED = 1_024  # records read a moment ago, of which one may be taken over next
 _LONGEST_RECORD = 60 << 10  # etcd takes 64 KiB; a record that it can never take must not become durable here
@@ -270,6 +271,7 @@ class ClusterStore:
                 left, doubt, seen = self._left(), True, None
                 if left <= 0 or self._give_up_at is None:
                     raise
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     async def _committed(self, write: Write, whole: Write, held: Held, found: Found) -> None:
         """The shared store has it: the local file follows. Its failure changes nothing about what is committed."""

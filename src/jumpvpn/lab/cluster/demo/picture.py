@@ -17,6 +17,8 @@ _NETWORKS = {"wlan0": "#2186eb", "wwan0": "#f0883e"}
 _NETWORK_NAMES = {"wlan0": "Wi-Fi", "wwan0": "LTE"}
 _MEMBERS = {"etcd1": "#486581", "etcd2": "#829ab1", "etcd3": "#334e68"}
 _WORLD = {"wifi": "Wi-Fi", "gw1": "gw1", "gw2": "gw2", "gw3": "gw3"}
+# Rows from the top: room for two lines of flags, then throughput, round trips, lanes.
+_DOWNLOAD_Y, _ECHO_Y, _LANES_Y = 140, 316, 452
 _COLUMNS = (
     (48, "start", "what was done"),
     (330, "start", "session's reason, and how it was settled"),
@@ -34,17 +36,17 @@ def timeline(result: Result, findings: Sequence[Finding]) -> str:
     """Return the picture as SVG."""
     frame = Frame(result.started_ns, result.ended_ns)
     lanes = 3 + 1 + len(result.gateways)
-    below = 480 + 26 * (lanes + 1) + 12 + 18 * (1 + len(result.gateways))
+    below = _LANES_Y + 26 * (lanes + 1) + 12 + 18 * (1 + len(result.gateways))
     drawing = Drawing(WIDTH, below + 80 + 22 * max(1, len(result.shown)), "Jumping VPN: one session, two gateways")
     broken = [finding.text for finding in findings if not finding.holds]
     chart.head(drawing, "one session, whichever gateway owns it", _facts(result), broken)
     marks = [Flag(shown.incident.cause_ns, shown.incident.settled_ns, shown.title) for shown in result.shown]
-    chart.flags(drawing, frame, marks, 92, below, below - 168)
+    chart.flags(drawing, frame, marks, 92, below, below - _DOWNLOAD_Y)
     log = result.logs.download if result.logs is not None else None
-    chart.download(drawing, frame, log, carried(result, last=True), _GATEWAYS, 168, 150)
-    chart.round_trips(drawing, frame, result.logs.echoes if result.logs is not None else {}, 344, 110)
-    _lanes(drawing, frame, result, 480)
-    chart.axis(drawing, frame, 168, below + 8)
+    chart.download(drawing, frame, log, carried(result, last=True), _GATEWAYS, _DOWNLOAD_Y, 150)
+    chart.round_trips(drawing, frame, result.logs.echoes if result.logs is not None else {}, _ECHO_Y, 110)
+    _lanes(drawing, frame, result, _LANES_Y)
+    chart.axis(drawing, frame, _DOWNLOAD_Y, below + 8)
     chart.table(drawing, _COLUMNS, [_cells(shown) for shown in result.shown], below + 54)
     return drawing.render()
 
