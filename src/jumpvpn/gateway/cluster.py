@@ -243,12 +243,17 @@ class Cluster:
         """A change of this node met a record that is not its own any more."""
         if found is None or found.state == TERMINATED:
             self._owner_changed(session_id, None)
-        else:
+        elif found.owner != self._config.name:
             self._owner_changed(session_id, Owner(found.owner, found.term, found.state))
+        else:  # a claim of this node that it did not know to have won
+            self._post(inp.OwnerElsewhere(SessionId(session_id).uid, found.owner, found.term))
+            self._start(self._adopt(session_id, lost_at=None, own=True))
 
-    async def _adopt(self, session_id: bytes, *, lost_at: Instant | None, superseded: bool = False) -> None:
+    async def _adopt(
+        self, session_id: bytes, *, lost_at: Instant | None, superseded: bool = False, own: bool = False
+    ) -> None:
         stored = await self.shared.store.load(session_id)
-        if stored is None or stored.state == TERMINATED or stored.owner == self._config.name:
+        if stored is None or stored.state == TERMINATED or (stored.owner == self._config.name) is not own:
             return
         if SessionId(session_id).uid not in self._engine.places and self.keeper.held:
             self.shared.store.take(stored)

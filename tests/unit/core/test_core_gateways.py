@@ -224,6 +224,19 @@ def test_with_nowhere_to_go_the_session_stays_until_somewhere_answers() -> None:
     assert _handovers(fleet) == ["drained"]
 
 
+def test_a_drain_that_leads_nowhere_returns_to_the_living_binding() -> None:
+    """Another network to the same gateway is no answer to its drain."""
+    fleet = Fleet(("wlan0", "eth0")).start()
+    fleet.kill("gw2")
+    fleet.drain("gw1")
+    fleet.until(lambda: len(fleet.changes()) > 4 and fleet.session.attached, 10)
+    assert {asked.split("/")[2] for asked in _asked(fleet)} == {"gw2"}
+    assert fleet.is_on("wlan0/udp/gw1")
+    assert fleet.changes()[-1] == "RECOVERING>ATTACHED same_path_revalidated"
+    fleet.run(10)
+    assert fleet.is_on("wlan0/udp/gw1"), "what did not answer is not asked again"
+
+
 def test_a_drain_that_is_taken_back_moves_nobody() -> None:
     fleet = Fleet()
     fleet.gateways["gw2"].alive = False

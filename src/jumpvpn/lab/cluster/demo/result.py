@@ -88,7 +88,7 @@ def verdict(result: Result) -> list[Finding]:
         *([Finding(False, result.failure)] if result.failure else []),
         Finding(bool(facts.get("checksum_ok")), f"SHA-256 of the download holds ({told})"),
         Finding(connections == 1, f"{connections} TCP connection carried the whole download"),
-        Finding(result.births == 1, f"{result.births} handshake, session {result.uid}"),
+        Finding(result.births == 1, f"{result.births} handshake{'s' * (result.births != 1)}, session {result.uid}"),
         Finding(result.address == result.address_after != "", f"inner address stayed {result.address}"),
         Finding(len(owners) > 2, f"owners by the store: {', then '.join(owners) or 'none'}"),
         *(Finding(False, violation) for violation in result.violations),
