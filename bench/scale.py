@@ -21,10 +21,10 @@ from typing import Any
 
 from bench.scale_cluster import GATEWAYS, SOURCES, Cluster
 from bench.scale_nodes import POOL, Gateway, Usage, figures, open_place
-from bench.scale_picture import Curve, picture
 from bench.scale_swarm import BIND, Swarm, device_tables
 from jumpvpn.lab import LabError
 from jumpvpn.lab.namespaces import NamespaceSet
+from jumpvpn.sim.scale.picture import Curve, picture
 
 CLIENTS = 10_000
 BIRTHS = 200  # per second: gateways ask for cookies above that, and nothing here is about the worst case of births
@@ -117,12 +117,14 @@ async def restart(trial: Trial) -> dict[str, Any]:
         trial.document["start_s"] = await gateway.start()
         try:
             async with trial.swarm(namespaces, [gateway]) as swarm:
+                trial.watched = [gateway]
                 await trial.bring_up(swarm, gateway)
                 before = gateway.usage()
                 await swarm.tell("move 0")
                 await trial.all_back(swarm, "storm: all reattach at once at one gateway, SQLite")
                 after = gateway.usage()
                 trial.document["storm"]["gateway_cpu_s"] = after.cpu_s - before.cpu_s
+                trial.watched = []
                 killed = await gateway.kill()
                 await swarm.tell("lost 0")
                 trial.document["start_with_sessions_s"] = await gateway.start()
@@ -145,12 +147,13 @@ async def kill(trial: Trial) -> dict[str, Any]:
         trial.document |= {"etcd_members": trial.members, "announce": trial.announce}
         trial.document["start_s"] = await first.start()
         await second.start()
-        trial.watched = [second]
+        trial.watched = [first, second]
         async with trial.swarm(cluster.namespaces, [first, second], SOURCES) as swarm:
             etcd = cluster.etcd_usage()
             await trial.bring_up(swarm, first)
             trial.document["births"]["etcd_cpu_s"] = _cpu(etcd, cluster.etcd_usage())
             before, etcd = second.usage(), cluster.etcd_usage()
+            trial.watched = [second]
             await first.kill()
             await swarm.tell("lost 0")
             await trial.all_back(swarm, "kill: the owner dies, its sessions move to the other gateway")

@@ -99,6 +99,15 @@ class Cluster:
         return (self.directory / "etcd1" / "member" / "snap" / "db").stat().st_size
 
     @property
+    def endpoints(self) -> tuple[str, ...]:
+        """HOST:PORT of the etcd servers."""
+        return tuple(f"{_MEMBERS[name]}:2379" for name in self._names)
+
+    def files(self, gateway: str) -> Path:
+        """What ``jumpvpn cluster init`` made for a gateway."""
+        return self._files / f"gateway-{gateway}"
+
+    @property
     def _names(self) -> Sequence[str]:
         return tuple(_MEMBERS)[: self.members]
 
@@ -150,8 +159,8 @@ class Cluster:
                 await asyncio.sleep(0.05)
 
     def _gateway(self, name: str) -> None:
-        files = self._files / f"gateway-{name}"
-        etcd = ", ".join(f'"{_MEMBERS[member]}:2379"' for member in self._names)
+        files = self.files(name)
+        etcd = ", ".join(f'"{endpoint}"' for endpoint in self.endpoints)
         announce = 'mode = "none"' if self.announce == "none" else f'mode = "{self.announce}"\ninterface = "eth0"'
         more = _TABLES.format(
             etcd=etcd, files=files, address=_ADDRESS[name], port=PORT, lease=self.lease, announce=announce

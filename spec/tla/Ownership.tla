@@ -18,6 +18,7 @@ CONSTANTS
   Ttl,        \* ticks without a binding after which a session ends
   Faults,     \* kinds of faults: subset of {"crash", "cut", "pause", "drain", "unsure"}
   MaxFaults,  \* faults in one behaviour
+  MaxTerm,    \* owners that the record may have, one after the other
   Calm,       \* TRUE (liveness): renewals are prompt, the client asks only when nothing it asked can still help
   Noting      \* TRUE (safety): the last action is noted, outside the view
 
@@ -50,7 +51,7 @@ world == <<cut, paused, hand, drain, faults>>
 
 None == "none"
 NoKeys == [epoch |-> 0, nonce |-> 0]
-NoOwn == [term |-> 0, epoch |-> 0, ver |-> 0, bound |-> FALSE, nonce |-> 0, base |-> <<0, 0>>]
+NoOwn == [term |-> 0, epoch |-> 0, ver |-> 0, bound |-> FALSE, nonce |-> 0, asks |-> 0, base |-> <<0, 0>>]
 NoJob == [kind |-> None, nonce |-> 0, base |-> <<0, 0>>]
 Deadline == Lease - Margin
 Max(a, b) == IF a > b THEN a ELSE b
@@ -78,7 +79,8 @@ Wrote(act, base, heard) == did' = IF Noting THEN [act |-> act, base |-> base, he
 Init ==
   /\ rec = [owner |-> First, term |-> 1, epoch |-> 1, ver |-> 1, bound |-> First, st |-> "ATTACHED"]
   /\ own = [n \in Node |-> IF n = First
-                           THEN [term |-> 1, epoch |-> 1, ver |-> 1, bound |-> TRUE, nonce |-> 0, base |-> <<1, 1>>]
+                           THEN [term |-> 1, epoch |-> 1, ver |-> 1, bound |-> TRUE, nonce |-> 0, asks |-> 0,
+                                 base |-> <<1, 1>>]
                            ELSE NoOwn]
   /\ lease = [n \in Node |-> Lease] /\ dl = [n \in Node |-> Deadline]
   /\ ans = [n \in Node |-> 0] /\ late = [n \in Node |-> FALSE]
@@ -94,11 +96,16 @@ Init ==
 
 \* For liveness only: may this request still bring the session back?
 Able(n) == Reaches(n) /\ ~drain[n]
+\* For liveness a request that the client gave up is too old to count; for safety it may come at any time.
+Young(k) == Calm => k = Len(reqs)
+\* The client raises its epoch once per request: request k asks for epoch k + 1.
+Opens(k) == k + 1
 Known(n, k) == reqs[k].epoch <= own[n].epoch /\ reqs[k].ver <= own[n].ver
 Hope(k) == LET r == reqs[k] IN
-  IF r.answer # <<0, 0>> THEN r.answer[1] > client.epoch /\ Held(r.to) /\ own[r.to].nonce = k
-  ELSE /\ r.took = 0 /\ k > mark[r.to] /\ k > own[r.to].nonce /\ Able(r.to)
-       /\ Held(r.to) /\ ~Superseded(r.to) => Known(r.to, k)
+  IF r.answer # <<0, 0>> THEN Young(k) /\ r.answer[1] > client.epoch /\ Held(r.to) /\ own[r.to].nonce = k
+  ELSE /\ r.took = 0 /\ Young(k) /\ Able(r.to) /\ (k > mark[r.to] \/ job[r.to].nonce = k \/ own[r.to].asks = k)
+       /\ Opens(k) > rec.epoch
+       /\ Held(r.to) /\ ~Superseded(r.to) => Known(r.to, k) /\ Opens(k) > own[r.to].epoch
 LastAsked == IF Len(reqs) = 0 THEN None ELSE reqs[Len(reqs)].to
 MayAsk(n) == IF Calm THEN ~Served /\ n # LastAsked /\ \A k \in DOMAIN reqs : ~Hope(k) ELSE TRUE
 
@@ -108,9 +115,11 @@ Ask(n) ==
   /\ Note("ask")
   /\ UNCHANGED <<rec, own, job, mark, client, clocks, world>>
 
+\* One attempt at a time: an answer to a request that was given up says nothing.
 \* A gateway that told it to move is left open for receiving until the new one is heard; any other is taken for lost.
 Accept(k) ==
   /\ reqs[k].answer[1] > client.epoch
+  /\ k = Len(reqs)
   /\ client' = [epoch |-> reqs[k].answer[1], ver |-> reqs[k].answer[2], nonce |-> k, at |-> reqs[k].to,
                 prev |-> IF drain[client.at] /\ client.at # reqs[k].to THEN Newest ELSE NoKeys]
   /\ Note("accept")
@@ -129,15 +138,20 @@ Hear ==
 Mine(n, k) == reqs[k].to = n
 Drop(n) == own' = [own EXCEPT ![n] = NoOwn] /\ stale' = [stale EXCEPT ![n] = 0] /\ late' = [late EXCEPT ![n] = FALSE]
 Stop(n) == dl' = [dl EXCEPT ![n] = 0] /\ ans' = [ans EXCEPT ![n] = 0] /\ cool' = [cool EXCEPT ![n] = 0]
+Settle(n) == IF dl[n] = 0 \/ lease[n] = 0 THEN UNCHANGED <<lease, dl, ans, cool>>
+             ELSE /\ lease' = [lease EXCEPT ![n] = Lease] /\ dl' = [dl EXCEPT ![n] = Deadline]
+                  /\ ans' = [ans EXCEPT ![n] = 0] /\ cool' = [cool EXCEPT ![n] = 0]
 Free(n) == Reaches(n) /\ dl[n] > 0 /\ ~drain[n] /\ ~Held(n) /\ job[n] = NoJob /\ rec.st # "TERMINATED"
 Plan(n, kind, k) == job' = [job EXCEPT ![n] = [kind |-> kind, nonce |-> k, base |-> Present]]
 
-\* Not the owner: read the record, then take over by compare-and-swap, without waiting for anybody's lease.
+\* Not the owner: read the record, then take over by compare-and-swap, without waiting for anybody's lease. The nonce
+\* of a request that was proved is used up, whatever becomes of it.
 Read(n, k) ==
-  /\ Free(n) /\ Mine(n, k) /\ k > mark[n]
+  /\ Free(n) /\ Mine(n, k) /\ Young(k) /\ k > mark[n] /\ Opens(k) > rec.epoch
   /\ Plan(n, "take", k)
+  /\ mark' = [mark EXCEPT ![n] = k]
   /\ Note("read")
-  /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
+  /\ UNCHANGED <<rec, own, client, reqs, clocks, world>>
 
 \* Nobody's: the lease of its owner is gone, or it is this gateway's own from before it stopped.
 AdoptRead(n) ==
@@ -146,22 +160,23 @@ AdoptRead(n) ==
   /\ Note("adopt.read")
   /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
 
-\* A new owner: the next term, no binding, a version above all that store and client know, an epoch not below theirs.
+\* A new owner: the next term, no binding, a version above all that store and client know, the epoch before that of the
+\* request, so that no request that the client gave up before it counts any more.
 Unchanged(n) == Present = job[n].base
 Owned(n, epoch, ver) == [owner |-> n, term |-> rec.term + 1, epoch |-> Max(rec.epoch, epoch),
                          ver |-> Max(rec.ver, ver) + 1, bound |-> None, st |-> "RECOVERING"]
 Fresh(n) == [term |-> rec'.term, epoch |-> rec'.epoch, ver |-> rec'.ver, bound |-> FALSE, nonce |-> 0,
-             base |-> <<rec'.term, rec'.ver>>]
-Swap(n) == job[n] # NoJob /\ Reaches(n) /\ dl[n] > 0
+             asks |-> job[n].nonce, base |-> <<rec'.term, rec'.ver>>]
+Swap(n) == job[n] # NoJob /\ Reaches(n) /\ dl[n] > 0 /\ rec.term < MaxTerm
 
 \* sure is FALSE if the answer is lost: the store has it, the gateway knows nothing and holds nothing.
 Take(n, sure) ==
   LET k == job[n].nonce IN
   /\ Swap(n) /\ job[n].kind = "take" /\ Unchanged(n) = TRUE
-  /\ rec' = Owned(n, reqs[k].epoch, reqs[k].ver)
+  /\ rec' = Owned(n, Opens(k) - 1, reqs[k].ver)
   /\ own' = IF sure THEN [own EXCEPT ![n] = Fresh(n)] ELSE own
   /\ job' = [job EXCEPT ![n] = NoJob]
-  /\ Wrote("take", job[n].base, <<reqs[k].epoch, reqs[k].ver>>)
+  /\ Wrote("take", job[n].base, <<k, reqs[k].ver>>)
   /\ faults' = IF sure THEN faults ELSE faults + 1
   /\ UNCHANGED <<mark, client, reqs, clocks, cut, paused, hand, drain>>
 
@@ -176,7 +191,7 @@ Adopt(n) ==
   /\ UNCHANGED <<mark, client, reqs, lease, dl, ans, late, cool, stale, world>>
 
 Lose(n) ==  \* the loser rejects, nothing changes
-  /\ job[n] # NoJob /\ Reaches(n) /\ (dl[n] = 0 \/ Unchanged(n) = FALSE)
+  /\ job[n] # NoJob /\ Reaches(n) /\ (dl[n] = 0 \/ Unchanged(n) = FALSE \/ rec.term = MaxTerm)
   /\ job' = [job EXCEPT ![n] = NoJob]
   /\ Note("lose")
   /\ UNCHANGED <<rec, own, mark, client, reqs, clocks, world>>
@@ -186,11 +201,11 @@ Lose(n) ==  \* the loser rejects, nothing changes
 \* that it was replaced, or adopted less than the client knows: it does not serve it.
 Reattach(n, k) ==
   /\ ~paused[n] /\ Held(n) /\ (own[n].bound => ~drain[n]) /\ dl[n] > 0 /\ ~Waiting(n) /\ Mine(n, k)
-  /\ k > own[n].nonce /\ k > mark[n]
+  /\ Young(k) /\ (k > mark[n] \/ own[n].asks = k) = TRUE
   /\ Known(n, k) = TRUE
-  /\ LET epoch == Max(own[n].epoch, reqs[k].epoch) + 1 IN
-     /\ own' = [own EXCEPT ![n].epoch = epoch, ![n].ver = @ + 1, ![n].nonce = k, ![n].bound = TRUE]
-     /\ reqs' = [reqs EXCEPT ![k].took = @ + 1, ![k].answer = <<epoch, own[n].ver + 1>>]
+  /\ Opens(k) > own[n].epoch
+  /\ own' = [own EXCEPT ![n].epoch = Opens(k), ![n].ver = @ + 1, ![n].nonce = k, ![n].asks = 0, ![n].bound = TRUE]
+  /\ reqs' = [reqs EXCEPT ![k].took = @ + 1, ![k].answer = <<Opens(k), own[n].ver + 1>>]
   /\ mark' = [mark EXCEPT ![n] = k]
   /\ off' = IF Superseded(n) THEN off ELSE 0
   /\ Note("reattach")
@@ -220,21 +235,22 @@ End(n) ==
   /\ Reaches(n) /\ Held(n) /\ dl[n] > 0 /\ ~Waiting(n) /\ Stored(n) = TRUE
   /\ Calm => off = Ttl
   /\ rec' = [rec EXCEPT !.ver = @ + 1, !.bound = None, !.st = "TERMINATED"]
-  /\ Drop(n)
+  /\ Drop(n) /\ Settle(n)
   /\ Wrote("end", own[n].base, <<0, 0>>)
-  /\ UNCHANGED <<job, mark, client, reqs, lease, dl, ans, cool, off, world>>
+  /\ UNCHANGED <<job, mark, client, reqs, off, world>>
 
 \* The watch, or a transaction that failed, tells of another owner or the end.
 Watch(n) ==
   /\ Reaches(n) /\ Superseded(n)
-  /\ Drop(n)
+  /\ Drop(n) /\ Settle(n)
   /\ Note("watch")
-  /\ UNCHANGED <<rec, job, mark, client, reqs, lease, dl, ans, cool, off, world>>
+  /\ UNCHANGED <<rec, job, mark, client, reqs, off, world>>
 
 -----------------------------------------------------------------------------
-(* A gateway's lease. A gateway that has nothing to do renews in time (Tick): its clocks would only stand for themselves. *)
+(* A gateway's lease. A gateway without the session renews in time (Watch, Tick): its clocks would only stand for        *)
+(* themselves. With the session it may renew late, or never.                                                          *)
 
-Idle(n) == Reaches(n) /\ ~Held(n) /\ job[n] = NoJob /\ dl[n] > 0
+Idle(n) == Reaches(n) /\ ~Held(n) /\ dl[n] > 0
 
 \* A renewal writes a beat, which comes back by the same ordered watch as changes of owners, and counts from before it
 \* was asked for. late: a change of this gateway's session is on its way before it.
@@ -278,11 +294,13 @@ Join(n) ==
 (* Time and faults. *)
 
 Losing == IF Drift THEN SUBSET {n \in Node : dl[n] > 0 /\ cool[n] = 0 /\ ~Idle(n)} ELSE {{}}
-Prompt(n) == (Reaches(n) /\ Held(n) /\ ~Superseded(n) => dl[n] >= Deadline) /\ (Reaches(n) /\ ~drain[n] => ~Ended(n))
+Prompt(n) == /\ Reaches(n) /\ ~Superseded(n) /\ ~Ended(n) => dl[n] >= Deadline
+             /\ Able(n) => ~Ended(n)
 Adrift == lease[rec.owner] = 0 \/ ~Held(rec.owner) \/ ~own[rec.owner].bound  \* no binding, or nobody who may use it
 
 \* Fencing is urgent: a gateway that runs does not let its deadline pass.
 Tick ==
+  /\ rec.st = "TERMINATED" => \E n \in Node : Held(n) \/ hand[n] # NoKeys  \* else nothing is left to happen
   /\ \A n \in Node : paused[n] \/ ~Held(n) \/ dl[n] > 0
   /\ Calm => \A n \in Node : Prompt(n)
   /\ \E slow \in Losing :
@@ -378,7 +396,7 @@ NO_DUAL_ACTIVE == Cardinality({n \in Node : Active(n)}) <= 1
 ONLY_OWNER_FORWARDS == \A n \in Node : Forwards(n) => lease[n] > 0 /\ stale[n] < Lease
 \* P-C3
 EPOCH == [][/\ IF did'.act \in Claims THEN rec'.epoch = Max(rec.epoch, did'.heard[1])
-               ELSE rec'.epoch \in {rec.epoch, rec.epoch + 1}
+               ELSE rec'.epoch >= rec.epoch
             /\ rec'.term = rec.term + (IF did'.act \in Claims THEN 1 ELSE 0)]_rec
 VERSION == [][rec'.ver = Max(rec.ver, did'.heard[2]) + 1]_rec
 \* P-C4: what is written replaces the very record that the writer knew.
@@ -388,7 +406,7 @@ BINDING_NOT_INHERITED ==
   [][did'.act \in Claims \/ rec'.owner # rec.owner => rec'.bound = None /\ rec'.st # "ATTACHED"]_rec
 \* P-C6
 NONCE_ONCE == \A k \in DOMAIN reqs : reqs[k].took <= 1
-NONCE_PROVED == \A n \in Node : mark[n] <= Len(reqs)
+NONCE_PROVED == \A n \in Node : mark[n] = 0 \/ (mark[n] <= Len(reqs) /\ Mine(n, mark[n]))
 \* P-S5
 ABSORBING == [][rec.st # "TERMINATED"]_rec
 \* P-S11: only a new binding stops the transport clock.
@@ -424,7 +442,7 @@ Fair == WF_vars(Tick) /\ WF_vars(Renew) /\ WF_vars(Soon) /\ SF_vars(Late)
 LiveSpec == Spec /\ Fair
 
 \* P-C7
-ATTEMPTS_SUFFICE == Len(reqs) < Attempts  \* so that sessions end by Ttl only, not for want of requests
+ATTEMPTS_SUFFICE == rec.st # "TERMINATED" => Len(reqs) < Attempts /\ rec.term < MaxTerm  \* so it ends by Ttl only
 RECOVERS == (\E n \in Node : <>[]Able(n)) => <>[](Served \/ rec.st = "TERMINATED")
 
 =============================================================================

@@ -276,6 +276,53 @@ class Proxy:
             self._down.sendto(datagram, self._client)
 
 
+class Second:
+    """Another gateway of a pair's cluster, with a path of the client to it."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.node = Node("gateway", pair.cluster_key)
+        self.key = public_key(self.node.private_key)
+        self.socket, self.address = self.node.open()
+        self.session = 0
+
+    def __enter__(self) -> Second:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.node.stop()
+
+    def path(self, path: int = 1, *, standby: bool = False, through: str = "") -> str:
+        """Opens a path of the client to this gateway; returns the client's address."""
+        number, address = self.pair.client.open()
+        session, peer = self.pair.client_session, through or self.address
+        self.pair.client.plane.set_path(session, path, number, peer, gateway_key=self.key, standby=standby)
+        return address
+
+    def candidate(self) -> int:
+        """Restores the session from its record, without routes."""
+        self.session = self.node.plane.restore(self.pair.session_id, self.pair.sealed, [CLIENT_INNER], routed=False)
+        return self.session
+
+    def grant(self, *, zero_rtt: bool = False) -> tuple[Any, ...]:
+        """The client asks on path 1 and this gateway takes the session over; returns the request with its proof."""
+        self.pair.ask(1, zero_rtt=zero_rtt)
+        unknown = self.node.wait("reattach_request")
+        self.candidate()
+        self.node.plane.retry_reattach(unknown[1])
+        request = self.node.wait("reattach_request")
+        self.node.plane.prepare_reattach(request[1])
+        self.node.plane.commit_reattach(request[1], self.pair.version + 1)
+        assert self.pair.client.wait("reattach_reply")[3] == 0
+        return request
+
+    def take_over(self, handover: Literal["same", "lost", "drained"], *, zero_rtt: bool = False) -> None:
+        """All of a move to this gateway."""
+        self.grant(zero_rtt=zero_rtt)
+        self.pair.client.plane.finish_reattach(self.pair.client_session, handover)
+        self.node.wait("epoch_confirmed")
+
+
 def liveness(node: Node, session: int, path: int, **limits_ms: float) -> None:
     """Sets limits in ms: probe_busy, probe_idle, silence_busy, silence_idle, and dead_factor."""
     limits = {

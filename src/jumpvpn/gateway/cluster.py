@@ -26,7 +26,7 @@ from jumpvpn.runtime.stores.base import TERMINATED, StoredSession, StoreUnavaila
 from jumpvpn.runtime.stores.membership import Member, Serving
 from jumpvpn.session.records import BadRecord, Kept, decode
 from jumpvpn.session.state import Session
-from jumpvpn.values import DomainEvent, Instant, SessionId, milliseconds
+from jumpvpn.values import MILLISECOND, DomainEvent, Instant, SessionId, milliseconds
 from jumpvpn.wire.gateways import DRAIN, GATEWAYS, Gateway, encode_drain, encode_gateways
 
 DRAIN_TOLD_SECONDS = 1.0  # a client that missed it hears it again
@@ -78,7 +78,7 @@ class Cluster:
     async def join(self) -> None:
         """Take the lease and this node's name. Raises StoreUnavailable, StartFailed."""
         await self.keeper.join()
-        self._plane.set_ticket_keys(await self.shared.ticket_keys(clock.now().wall_ms))
+        self._plane.set_ticket_keys(await self._ticket_keys())
 
     async def restore(self) -> None:
         """Once this node may act: bring back what it owns. Raises StoreUnavailable."""
@@ -130,7 +130,7 @@ class Cluster:
 
     def drain(self, *, on: bool) -> int:
         """Let no session begin here or come here, and ask those that are here to leave; returns how many there are."""
-        self._draining = on
+        self._draining = self._executor.lingering = on
         self._plane.set_draining(on)
         self.keeper.announce(Serving.DRAINING if on else Serving.SERVING)
         self._post(inp.DrainWished(on))
@@ -195,9 +195,14 @@ class Cluster:
         while True:
             await asyncio.sleep(TICKET_KEYS_SECONDS)
             try:
-                self._plane.set_ticket_keys(await self.shared.ticket_keys(clock.now().wall_ms))
+                self._plane.set_ticket_keys(await self._ticket_keys())
             except StoreUnavailable as failure:
                 self.complain(failure.reason)
+
+    async def _ticket_keys(self) -> list[bytes]:
+        """A session gets tickets when it moves only: what seals them lasts as long as a session may."""
+        life_ms = self._engine.policy.session.max_lifetime // MILLISECOND
+        return await self.shared.ticket_keys(clock.now().wall_ms, life_ms)
 
     async def _watch(self) -> None:
         watchers = Watchers(self._member_changed, self._owner_changed, self.complain)

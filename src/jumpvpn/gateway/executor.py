@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
@@ -19,6 +20,9 @@ from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, SessionId, TransportId
 
 PROTOCOL_VERSION = 1
+# A client that was asked to leave takes what comes from here until its new gateway's first packet: until the network
+# behind the gateways sends to that one, or this kernel passes packets on, what still comes in here is still delivered.
+LINGER_SECONDS = 0.05
 
 
 Refuse = Callable[[], None]
@@ -90,6 +94,7 @@ class GatewayExecutor:
         self.race = Race()
         self._kept: dict[str, Kept] = {}
         self._announced: set[str] = set()
+        self.lingering = False  # while draining
         self.elsewhere: Elsewhere | None = None
         self.announcing: Announcing | None = None
 
@@ -207,7 +212,10 @@ class GatewayExecutor:
 
     def _release(self, order: out.ReleaseSession) -> None:
         if handle := self._forget(order.uid):
-            self._plane.close_session(handle)
+            if order.elsewhere and self.lingering:
+                asyncio.get_running_loop().call_later(LINGER_SECONDS, self._plane.close_session, handle)
+            else:
+                self._plane.close_session(handle)
         if self.elsewhere is not None:
             self.elsewhere.released(order.session_id, elsewhere=order.elsewhere)
 

@@ -21,7 +21,7 @@ from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 from jumpvpn.values import Instant
 
-TICKET_KEY_LIFE_MS = 86_400_000  # a day, as a session's longest life: three are kept, so no living ticket is refused
+TICKET_KEY_LIFE_MS = 86_400_000  # a day, or the longest life of a session: three are kept, so none loses its tickets
 
 
 class Shared:
@@ -78,13 +78,13 @@ class Shared:
         addresses = await self._addresses.claim(device, self._fixed.get(device, ()), pools, self._taken)
         return tuple(f"{address}/{pool.prefixlen}" for address, pool in zip(addresses, pools, strict=True))
 
-    async def ticket_keys(self, now_ms: int) -> list[bytes]:
-        """The keys of tickets, the one that seals first; a new one is made when the newest is old.
+    async def ticket_keys(self, now_ms: int, life_ms: int) -> list[bytes]:
+        """The keys of tickets, the one that seals first; a new one is made when the newest is as old as a session gets.
 
         Raises StoreUnavailable, also when the cluster's key is not the cluster's.
         """
         keys = await self._secrets.ticket_keys(now_ms)
-        if now_ms - keys[0].created_ms > TICKET_KEY_LIFE_MS:
+        if now_ms - keys[0].created_ms > max(life_ms, TICKET_KEY_LIFE_MS):
             keys = await self._secrets.rotate(keys[0].id, now_ms)
         return [key.key for key in in_order_of_use(keys, now_ms)]
 

@@ -38,6 +38,9 @@ PACE_S = 0.004  # between turns: at most some 60,000 announcements, 30 Mbit/s, p
 # When the second and third announcement follow the first: a lost one costs a quarter of a second, and a switch that
 # comes out of a storm later than that gets one more.
 REPEATS_S = (0.25, 1.0)
+# A repeat that is due for longer than this is left out: no storm delays one that long, so this process was stopped, and
+# may have lost the address meanwhile without knowing it yet.
+LATE_S = 1.0
 _RTMGRP_LINK = 0x1
 _LARGEST_DATAGRAM = 1 << 18
 _ABSENT = (0, errno.ENOENT, errno.ESRCH)
@@ -207,7 +210,9 @@ class ArpBackend:
                 self._repeats_there.clear()
                 await self._repeats_there.wait()
             await asyncio.sleep(max(self._repeats[0][0] - now(), 0))
-            _, number, addresses = heapq.heappop(self._repeats)
+            due, number, addresses = heapq.heappop(self._repeats)
+            if now() - due > LATE_S:
+                continue
             why = await self._in_thread(self._announce_again, addresses, number)
             if why is not None and why != told:
                 self._failed(f"cannot repeat announcements on {self._interface}: {why}")

@@ -96,7 +96,7 @@ class Recorder:
     async def commit(self, order: Commit, draft: Draft, kept: Kept, sealed: bytes | None) -> CommitResult:
         """Write record, state-lane events and chain head as one unit; then the journal has the lines.
 
-        Raises StoreUnavailable or JournalFailed (committed, but not to be acted on). StoreUnavailable: nothing happened,
+        Raises JournalFailed (committed, but not to be acted on) or StoreUnavailable: nothing happened,
         or (CommitUnknown) nobody knows and this node's lease is over, so that it acts on neither outcome.
         """
         done = asyncio.get_running_loop().create_future()

@@ -89,7 +89,7 @@ class ReattachRefused:
 class OwnerChanged:
     """A new owner (another gateway, or this one after a restart) holds the session; the binding is gone.
 
-    ``from_node`` owned it before. ``lost_at`` is since when nothing can have carried it, if that is known to be earlier.
+    ``from_node`` owned it before. ``lost_at`` is since when nothing carried it, if that was earlier.
     ``proven_version`` and ``proven_epoch`` are what the client proved to know: above the record's, they show that the
     former owner died with changes that it had not stored yet.
     """

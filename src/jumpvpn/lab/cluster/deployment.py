@@ -69,6 +69,7 @@ class ClusterDeployment(NodeSet):
         self.clocks: Mapping[str, LyingClock] = {}
         self._captures: dict[str, Process] = {}
         self._stopped_by_us: set[str] = set()
+        self._past_runs: set[str] = set()
         self.may_end: set[str] = set()  # gateways that may stop by themselves at the moment
 
     async def start(self) -> None:
@@ -112,7 +113,10 @@ class ClusterDeployment(NodeSet):
                 await self.event(lambda r, g=gateway: _proved(r, g))  # type: ignore[misc]
 
     async def joined(self, gateways: Sequence[str], within_s: float = START_S) -> None:
-        """Wait until the store knows these gateways as members that serve. Raises LabError when one ends instead."""
+        """Wait until the store knows these gateways' newest processes as members that serve.
+
+        Raises LabError when one ends instead.
+        """
         wanted = set(gateways)
         waiting = self.store.until(lambda: wanted <= self._serving(), within_s)
         try:
@@ -125,6 +129,8 @@ class ClusterDeployment(NodeSet):
 
     async def restart_node(self, side: str) -> int:
         """Start a node that has ended, and for a gateway wait until it serves again; when it does (boot ns)."""
+        if side in self.store.holders():
+            self._past_runs.add(str(self.store.holders()[side].record.get("run")))
         await self.start_node(side)
         if self.roles[side] == "gateway":
             await self.joined([side])
@@ -204,6 +210,12 @@ class ClusterDeployment(NodeSet):
                 return
         raise LabError(f"{client} has no standby at {gateway}")
 
+    async def revive(self, gateway: str) -> None:
+        """Start a gateway anew if it has stopped by itself, as it might."""
+        if gateway in self.may_end and not self.runs(gateway):
+            self.forget(gateway)
+            await self.restart_node(gateway)
+
     def fill_disk(self, gateway: str) -> None:
         """Fill the small disk that holds a gateway's state directory."""
         with self._filling(gateway).open("ab", buffering=0) as file, contextlib.suppress(OSError):
@@ -215,7 +227,8 @@ class ClusterDeployment(NodeSet):
 
     def free_disk(self, gateway: str) -> None:
         """Give the gateway its space back."""
-        self._filling(gateway).unlink(missing_ok=True)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended, and its disk with it
+            self._filling(gateway).unlink(missing_ok=True)
 
     async def captured(self) -> capture.Sightings:
         """End the captures; what was seen, by namespace: "client", "server", and each gateway."""
@@ -245,7 +258,13 @@ class ClusterDeployment(NodeSet):
         super()._demand_health()
 
     def _serving(self) -> set[str]:
-        return {node for node, held in self.store.holders().items() if held.record.get("state") == "serving"}
+        """Members that serve; what a dead process held until its lease ended does not count."""
+        held = {node: change.record for node, change in self.store.holders().items()}
+        return {
+            node
+            for node, record in held.items()
+            if record.get("state") == "serving" and record.get("run") not in self._past_runs
+        }
 
     def _filling(self, gateway: str) -> Path:
         """Our file on the gateway's disk, by way of the process that has it mounted."""

@@ -1,8 +1,9 @@
 """The observer: in a namespace of its own on the store's segment, it tells what the store does, one JSON line each.
 
 Lines out: ``{"change": NAME, "revision": N, "at_ns": BOOT, "gone": BOOL, "record": {…}}`` for every change of the
-cluster's keys from the first revision on; ``{"member": NAME, "leader": BOOL, "serves": BOOL}`` when that changes;
-``{"read": SESSION, "invoked_ns", "returned_ns", "revision", "version", "term", "owner"}`` for each linearizable read.
+cluster's keys from the first revision on, in order, and once for each etcd server; ``{"member": NAME, "leader": BOOL,
+"serves": BOOL}`` when that changes; ``{"read": SESSION, "invoked_ns", "returned_ns", "revision", "record"}`` for each
+linearizable read.
 No value leaves that could hold a secret: of a session's record only what decides ownership is told.
 """
 
@@ -50,22 +51,21 @@ class Observer:
 
     async def run(self) -> None:
         """Tell everything; never returns."""
-        jobs = [self._watch(), self._read(), *(self._look(index) for index in range(len(self._names)))]
-        await asyncio.gather(*jobs)
+        endpoints = self._config.endpoints
+        watches = [self._watch(endpoint) for endpoint in endpoints]
+        await asyncio.gather(*watches, self._read(), *(self._look(index) for index in range(len(endpoints))))
 
-    async def _watch(self) -> None:
+    async def _watch(self, endpoint: str) -> None:
+        """Follow the changes at one server: of a server that is stopped, a watch hears nothing, not even that."""
         following = 1
+        client = _single(self._config, endpoint)
         while True:
             with contextlib.suppress(StoreUnavailable):
-                client = await Client.open(self._config)
-                try:
-                    async for change in EtcdLeases(client).watch("", following):
-                        if isinstance(change, Compacted):
-                            sys.exit("observer: the store has forgotten its history")
-                        following = change.revision  # the rest of this revision may still come
-                        self._tell(change)
-                finally:
-                    await client.close()
+                async for change in EtcdLeases(client).watch("", following):
+                    if isinstance(change, Compacted):
+                        sys.exit("observer: the store has forgotten its history")
+                    following = change.revision  # the rest of this revision may still come
+                    self._tell(change)
             await asyncio.sleep(_RETRY_S)
 
     def _tell(self, change: Change) -> None:

@@ -163,10 +163,8 @@ class Stage:
         yield
         if self._deployment.runs(gateway):
             self._deployment.free_disk(gateway)
-        else:  # it has stopped rather than go on without a journal; a new process gets a disk with space
-            self._deployment.forget(gateway)
-            await self._deployment.restart_node(gateway)
-        self._deployment.may_end.discard(gateway)
+        # It may stop rather than go on without a journal, even a little later; a new process gets a disk with space.
+        await self._deployment.revive(gateway)
 
     @asynccontextmanager
     async def _kill_member(self, _: Step, member: str) -> AsyncIterator[None]:
@@ -232,6 +230,8 @@ class Stage:
         await self._healthy(self._deployment.store.serves())
 
         async def settled() -> bool:
+            for gateway in self._deployment.gateways:
+                await self._deployment.revive(gateway)
             return not await self._unsettled()
 
         if not await self._eventually(settled, SETTLE_S):

@@ -20,8 +20,8 @@ class Curve:
     of: int
 
 
-def picture(title: str, curves: Sequence[Curve], target_ms: float | None = None) -> str:
-    """The curves over one another; ``target_ms`` is drawn as a line."""
+def picture(title: str, curves: Sequence[Curve], target_ms: float | None = None, *, percent: bool = False) -> str:
+    """The curves over one another; ``target_ms`` is drawn as a line. ``percent``: each time stands for one percent."""
     longest = max([times[-1] for curve in curves if (times := sorted(curve.times_ms))], default=1.0)
     longest = max(longest, target_ms or 0.0) * 1.05
     body = [_text(LEFT, 26, title, 17, weight="bold"), *_axes(longest)]
@@ -33,7 +33,8 @@ def picture(title: str, curves: Sequence[Curve], target_ms: float | None = None)
         colour = _COLOURS[number % len(_COLOURS)]
         body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{_points(curve, longest)}"/>')
         last = max(curve.times_ms, default=0.0)
-        words = f"{curve.name}: {len(curve.times_ms)} of {curve.of} back, the last after {last / 1000:.2f} s"
+        count = "all" if percent else f"{len(curve.times_ms)} of {curve.of}"
+        words = f"{curve.name}: {count} back, the last after {last / 1000:.2f} s"
         body.append(_text(WIDTH - RIGHT - 8, HEIGHT - BOTTOM - 14 - 18 * number, words, 13, colour, "end"))
     inner = "\n".join(body)
     head = (
@@ -54,7 +55,7 @@ def _points(curve: Curve, longest: float) -> str:
     times = sorted(curve.times_ms)
     every = max(1, len(times) // _POINTS)
     chosen = [(times[at], at + 1) for at in range(len(times)) if at % every == 0 or at == len(times) - 1]
-    path, last = [(LEFT, _y(0.0))], 0
+    path, last = [(float(LEFT), _y(0.0))], 0
     for at_ms, count in chosen:
         path += [(_x(at_ms, longest), _y(last / curve.of)), (_x(at_ms, longest), _y(count / curve.of))]
         last = count

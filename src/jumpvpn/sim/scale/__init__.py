@@ -1,0 +1,1 @@
+"""Populations of sessions over gateways and etcd clusters, from a sample that the shipped engines lived through."""
