@@ -38,7 +38,7 @@ def test_an_hour_of_nothing_is_birth_rekeys_and_end() -> None:
 
 
 def test_rekeys_come_as_often_as_policy_says() -> None:
-    assert sum(deed.cause == REKEY for deed in live(still(600.0), 1)) == 5  # at 3,600 s the end comes first
+    assert sum(deed.cause == REKEY for deed in live(still(600.0), 1)) == 6
 
 
 def test_moves_are_shared_and_switches_are_not() -> None:
