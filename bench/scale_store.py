@@ -229,9 +229,7 @@ def costs(etcd: dict[str, Any], scale: dict[str, Any] | None, control: dict[str,
     operations = {name: float(control["operations"][name]["us"]) for name in OPERATIONS}
     commit, takeover, birth, session_bytes = operations["reattach"], operations["takeover"], operations["birth"], 16_384
     if scale is not None:
-        clients = scale["clients"]
-        commit = scale["restart"]["storm"]["gateway_cpu_s"] / clients * 1e6
-        takeover = scale["kill"]["kill"]["gateway_cpu_s"] / clients * 1e6
+        commit, takeover = (_each(scale[one][other]) for one, other in (("restart", "restart"), ("kill", "kill")))
         birth = scale["kill"]["births"]["gateway_us_each"]
         session_bytes = round(scale["kill"]["memory"]["kib_per_session"] * 1024)
     rekey = operations["rekey"] + etcd["writer_us_per_write"]
@@ -248,6 +246,11 @@ def costs(etcd: dict[str, Any], scale: dict[str, Any] | None, control: dict[str,
     }  # fmt: skip
 
 
+def _each(back: dict[str, Any]) -> float:
+    """CPU (us) of the gateway for each client that came back."""
+    return float(back["gateway_cpu_s"]) / int(back["of"]) * 1e6
+
+
 def _control(note: Callable[[str], None]) -> dict[str, Any]:
     import tempfile  # noqa: PLC0415 - only this role needs it
 
@@ -261,7 +264,10 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench.scale_store", description=__doc__)
     parser.add_argument("--etcd", type=int, default=1, choices=(1, 3), help="servers (default 1)")
-    parser.add_argument("--scale", metavar="FILE", type=Path, help="the JSON of 'python -m bench.scale'")
+    parser.add_argument(
+        "--scale", metavar="FILE", type=Path, action="append", default=[],
+        help="the JSON of 'python -m bench.scale'; may be repeated where its measurements were made one by one",
+    )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the costs here too")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=argparse.SUPPRESS)
     parser.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)
@@ -278,12 +284,14 @@ def main() -> int:
         sys.stderr.write(f"{text}\n")
 
     try:
-        scale = json.loads(options.scale.read_text(encoding="utf-8")) if options.scale else None
+        scale = {}
+        for file in options.scale:
+            scale |= json.loads(file.read_text(encoding="utf-8"))
         etcd = asyncio.run(measure_etcd(options.etcd, note, options.seconds))
     except (LabError, OSError, ValueError) as error:
         sys.stderr.write(f"bench.scale_store: {error}\n")
         return 1
-    document = {"measured": etcd, "costs": costs(etcd, scale, _control(note))}
+    document = {"measured": etcd, "costs": costs(etcd, scale or None, _control(note))}
     text = json.dumps(document, indent=2)
     if options.output:
         options.output.write_text(json.dumps(document["costs"], indent=2) + "\n", encoding="utf-8")

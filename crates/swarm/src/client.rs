@@ -99,11 +99,6 @@ impl Live {
         }
     }
 
-    /// The epoch in use.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     /// What datagrams of the gateway carry.
     pub fn cid(&self) -> Cid {
         self.down.cids()[self.path.index()]
@@ -229,5 +224,120 @@ impl Ask {
     /// The bytes to send again.
     pub fn datagram(&self) -> &[u8] {
         &self.datagram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jumpvpn_packet::handshake::{Accepted, Assemblies, Fragment, FragmentLimits, ReceivedInit};
+    use jumpvpn_packet::keys::public_key;
+    use jumpvpn_packet::reattach::{RequestEnvelope, StandbyKey, TICKET_LEN};
+
+    const MS: u64 = 1_000_000;
+
+    /// What the gateway holds of a session.
+    struct Gateway {
+        key: PublicKey,
+        session: Established,
+    }
+
+    fn born() -> (Live, Gateway) {
+        let private = Secret::new([7; 32]);
+        let key = public_key(&private);
+        let mut initiator = begin_birth(Secret::new([9; 32]), &key, 1);
+        let mut assemblies = Assemblies::new(FragmentLimits::default());
+        let whole = initiator.datagrams().iter().find_map(|datagram| {
+            let fragment = Fragment::parse(datagram).unwrap();
+            assemblies.insert(fragment.handshake_id, &fragment, 0).unwrap()
+        });
+        let init = ReceivedInit::read(&private, *initiator.id(), &whole.unwrap(), &mut SystemRandom).unwrap();
+        let tickets = vec![Ticket::parse(&[1; TICKET_LEN]).unwrap(), Ticket::parse(&[2; TICKET_LEN]).unwrap()];
+        let accepted = Accepted {
+            session_id: [3; 16],
+            capabilities: Capabilities::AES,
+            tickets,
+            standby: StandbyKey::new([6; 32]),
+            welcome: b"hello".to_vec(),
+        };
+        let (session, datagrams) = init.respond(accepted).unwrap();
+        let established = datagrams.iter().find_map(|datagram| initiator.accept(datagram, 0).unwrap()).unwrap();
+        (Live::born(established, 5 * MS), Gateway { key, session })
+    }
+
+    fn path(index: u8) -> PathIndex {
+        PathIndex::new(index).unwrap()
+    }
+
+    fn reply(gateway: &Gateway, request: &Request, nonce: &EpochNonce, status: ReplyStatus, version: u64) -> Vec<u8> {
+        let token = Token::parse(if status == ReplyStatus::Challenge { b"prove it" } else { b"" }).unwrap();
+        let epoch = request.next_epoch;
+        let standby = (status == ReplyStatus::Committed).then(|| StandbyKey::new([6; 32]));
+        let answer =
+            Reply { status, epoch, version, path: request.path, reason: 0, token, tickets: Vec::new(), standby };
+        answer.seal(&gateway.session.root.control(), nonce, &[0xaa; 32])
+    }
+
+    #[test]
+    fn a_probe_of_either_side_is_answered() {
+        let (mut live, gateway) = born();
+        let mut opening = OpeningKey::new(gateway.session.aead, &gateway.session.up());
+        let mut sealing = SealingKey::new(gateway.session.aead, &gateway.session.down());
+        let mut probe = live.probe(10 * MS);
+        let plaintext = opening.open(&mut probe).unwrap().plaintext.to_vec();
+        let Ok(Plaintext::Probe(asked)) = Plaintext::parse(&plaintext) else { panic!("no probe") };
+        let seal = |sealing: &mut SealingKey, plaintext: &[u8; MEASUREMENT_LEN]| {
+            let mut datagram = [&[0; HEADER_LEN][..], plaintext, &[0; 16]].concat();
+            sealing.seal(path(0), &mut datagram).unwrap();
+            datagram
+        };
+        let report = Report { answers_probe: true, challenge: asked.challenge, ..Report::default() };
+        let heard = live.hear(&mut seal(&mut sealing, &report.to_bytes()), 12 * MS);
+        assert_eq!(heard, Ok(Said::RoundTrip(2 * MS)));
+        let theirs = Probe { clock_ns: 77, challenge: [4; 8] };
+        let Ok(Said::Answer(mut answer)) = live.hear(&mut seal(&mut sealing, &theirs.to_bytes()), 13 * MS) else {
+            panic!("no answer")
+        };
+        let plaintext = opening.open(&mut answer).unwrap().plaintext.to_vec();
+        let Ok(Plaintext::Report(said)) = Plaintext::parse(&plaintext) else { panic!("no report") };
+        assert_eq!((said.answers_probe, said.echo_clock_ns, said.challenge, said.received), (true, 77, [4; 8], 2));
+    }
+
+    #[test]
+    fn a_request_is_challenged_then_granted_and_opens_the_next_epoch() {
+        let (mut live, gateway) = born();
+        let control = gateway.session.root.control();
+        let (mut ask, first) = live.ask(&gateway.key, path(1), Token::default(), 105 * MS);
+        let envelope = RequestEnvelope::parse(&first).unwrap();
+        let request = envelope.open(&control).unwrap();
+        assert_eq!((request.next_epoch, request.expected_version, request.age_ms), (2, 1, 100));
+        assert_eq!(request.gateway, gateway_id(&gateway.key));
+        let sealed = reply(&gateway, &request, &envelope.nonce, ReplyStatus::Challenge, 1);
+        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), &gateway.key, 110 * MS).unwrap();
+        let Answer::Again(second) = answer else { panic!("not asked again") };
+        let envelope = RequestEnvelope::parse(&second).unwrap();
+        let request = envelope.open(&control).unwrap();
+        assert_eq!(request.token.as_bytes(), b"prove it");
+        let sealed = reply(&gateway, &request, &envelope.nonce, ReplyStatus::Committed, 9);
+        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), &gateway.key, 120 * MS).unwrap();
+        let Answer::Attached(mut probe) = answer else { panic!("not attached") };
+        let up = gateway.session.root.up(2, &envelope.nonce);
+        let mut opening = OpeningKey::new(gateway.session.aead, &up);
+        assert_eq!(opening.open(&mut probe).unwrap().path, path(1));
+        assert_eq!((live.epoch, live.version), (2, 9));
+    }
+
+    #[test]
+    fn a_denial_tells_the_version_to_ask_with() {
+        let (mut live, gateway) = born();
+        let (mut ask, datagram) = live.ask(&gateway.key, path(0), Token::default(), 6 * MS);
+        let envelope = RequestEnvelope::parse(&datagram).unwrap();
+        let request = envelope.open(&gateway.session.root.control()).unwrap();
+        let sealed = reply(&gateway, &request, &envelope.nonce, ReplyStatus::Denied, 5);
+        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), &gateway.key, 7 * MS);
+        assert_eq!(answer, Ok(Answer::Denied(0)));
+        let (_, datagram) = live.ask(&gateway.key, path(0), Token::default(), 8 * MS);
+        let request = RequestEnvelope::parse(&datagram).unwrap().open(&gateway.session.root.control()).unwrap();
+        assert_eq!((request.expected_version, request.next_epoch), (5, 3));
     }
 }

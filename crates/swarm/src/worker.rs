@@ -421,6 +421,8 @@ impl Worker {
             }
             Phase::Asking(ask) if client.tries >= ASK_TRIES => {
                 self.asks.remove(&ask.echo());
+                // Nobody answers there: the next one, as a real client's next transport.
+                client.gateway = (client.gateway + 1) % self.options.gateways.len();
                 self.flights -= 1;
                 self.tally.asks_again += 1;
                 self.ask(index, now);

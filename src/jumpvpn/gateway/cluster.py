@@ -69,6 +69,9 @@ class Cluster:
         self._inner: dict[bytes, tuple[str, ...]] = {}
         self._complaints: dict[str, None] = {}
         self._draining = False
+        self._restoring = asyncio.Lock()
+        self._restored = 0
+        self._returning: asyncio.Task[None] | None = None
         shared.lost, shared.complain = self._lost, self.complain
         shared.may_act_until = lambda: self.keeper.deadline
         executor.elsewhere = self
@@ -81,13 +84,22 @@ class Cluster:
         self._plane.set_ticket_keys(await self._ticket_keys())
 
     async def restore(self) -> None:
-        """Once this node may act: bring back what it owns. Raises StoreUnavailable."""
-        await self.keeper.confirmed()
+        """Once this node may act: bring back what it owns, once under each lease. Raises StoreUnavailable."""
+        async with self._restoring:
+            await self.keeper.confirmed()
+            while self._restored != (lease := self.keeper.taken):
+                owned = await self.shared.store.load_owned(self._config.name)
+                if lease == self.keeper.taken and self.keeper.held:
+                    self._bring_back(owned)
+                    self._restored = lease
+                await self.keeper.confirmed()  # a lease that lapsed meanwhile: what was loaded says nothing any more
+
+    def _bring_back(self, owned: list[StoredSession]) -> None:
         member = self.keeper.member
         data = {"cluster": self._cluster.name, "address": member.address, "run": member.run,
                 "lease_ms": milliseconds(self._cluster.lease)}  # fmt: skip
         self._emit(DomainEvent("cluster.joined", "N", data=data))
-        for stored in await self.shared.store.load_owned(self._config.name):
+        for stored in owned:
             self._restore(stored, self._config.name)
         owners = {owner.node for owner in self.view.owners.values()}
         for node in owners - set(self.view.members) - {self._config.name, ""}:
@@ -177,8 +189,20 @@ class Cluster:
             self._post(inp.LeaseEnded(stopped_ms))
             self._store_state("unreachable")
             await self._join_again()
-            await self.restore()
-            self._store_state("reachable")
+            if self._returning is None or self._returning.done():
+                self._returning = self._start(self._restore_again())
+
+    async def _restore_again(self) -> None:
+        """Beside the beats: without them no lease is confirmed, nor lasts until everything is back."""
+        while True:
+            try:
+                await self.restore()
+            except StoreUnavailable as failure:
+                self.complain(failure.reason)
+                await asyncio.sleep(REJOIN_SECONDS)
+            else:
+                self._store_state("reachable")
+                return
 
     async def _join_again(self) -> None:
         while True:
@@ -382,7 +406,8 @@ class Cluster:
         data = {"state": state, "error": error, "lease_left_ms": milliseconds(self.keeper.left_ns)}
         self._emit(DomainEvent("cluster.store", "N", data=data))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -55,6 +55,7 @@ class LeaseKeeper:
         self._moved = asyncio.Event()
         self._urgent = asyncio.Event()
         self.deadline = Instant(0)
+        self.taken = 0  # leases so far
 
     @property
     def held(self) -> bool:
@@ -75,6 +76,7 @@ class LeaseKeeper:
         before = clock.boot_time()
         lease = await self._leases.grant(self._config.lease_seconds)
         self._write(str(lease.id))
+        self.taken += 1
         self.member = replace(self.member, beat=self.member.beat + 1)
         self._lease, self._on_their_way = lease, {self.member.beat: later(before, self._config.lease)}
         if not await self._leases.hold(lease, self.member.node, encode_member(self.member)):

@@ -19,8 +19,9 @@ from jumpvpn.runtime.stores.etcd.records import decode_session
 from jumpvpn.runtime.stores.etcd.secrets import ClusterSeal, ClusterSecrets, in_order_of_use
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
-from jumpvpn.values import Instant
+from jumpvpn.values import MILLISECOND, Instant
 
+ATTEMPT_MS = 1_500  # a slow store across a continent still answers
 TICKET_KEY_LIFE_MS = 86_400_000  # a day, or the longest life of a session: three are kept, so none loses its tickets
 
 
@@ -42,12 +43,17 @@ class Shared:
 
     @classmethod
     async def open(cls, config: GatewayConfig, cluster: ClusterConfig) -> Shared:
-        """Reach etcd and the local file. Raises StoreUnavailable and StartFailed with what to do."""
+        """Reach etcd and the local file. Raises StoreUnavailable and StartFailed with what to do.
+
+        A member that does not answer is left after a fifth of the lease: within one lease every other one is asked.
+        """
+        attempt_ms = min(ATTEMPT_MS, cluster.lease // MILLISECOND // 5)
         key = read_cluster_key(cluster.key_file)
         etcd = await EtcdStore.open(
             EtcdConfig(
                 endpoints=cluster.etcd, ca=cluster.ca, certificate=cluster.certificate, key=cluster.key,
                 cluster=cluster.name, node=config.name, remembered=config.state_dir / "store-revision",
+                attempt_ms=attempt_ms,
             )
         )  # fmt: skip
         async with contextlib.AsyncExitStack() as stack:

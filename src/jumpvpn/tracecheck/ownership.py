@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from jumpvpn.tracecheck import model, tlc
 
 MODULE = "Ownership"
-CONFIGS = ("Ownership.cfg", "OwnershipDrift.cfg", "OwnershipThree.cfg", "OwnershipLive.cfg")
+CONFIGS = ("Ownership.cfg", "OwnershipDrift.cfg", "OwnershipTerms.cfg", "OwnershipThree.cfg", "OwnershipLive.cfg")
 WORKERS = 2  # the larger runs gain from a second thread; a third would only heat a small machine
 PROMISES = {
     "NO_DUAL_ACTIVE": "P-C1 the client would accept packets as current from one gateway at most",
     "ONLY_OWNER_FORWARDS": "P-C2 who forwards has its lease, and was replaced less than a lease ago if at all",
-    "EPOCH": "P-C3 a takeover's epoch is one above all that store and client know; a commit's is at most one higher",
+    "EPOCH": "P-C3 each owner has the next term; epochs never fall, a takeover's is all that the client asked for",
     "VERSION": "P-C3 each write raises the version by one above all that store and client know",
     "COMMIT_FENCED": "P-C4 what is written replaces the very record that the writer knew",
-    "BINDING_NOT_INHERITED": "P-C5 a takeover never inherits ATTACHED or the binding",
+    "BINDING_NOT_INHERITED": "P-C5 a new owner, by takeover or adoption, never inherits ATTACHED or the binding",
     "NONCE_ONCE": "P-C6 a request counts once, at whatever gateway",
     "NONCE_PROVED": "P-C6 a request that fails its proof uses up no nonce",
     "ABSORBING": "P-S5 nothing leaves TERMINATED",
     "ONE_HISTORY": "P-S1 no two gateways act under one ownership term, so (term, version) names a commit",
-    "SWEEP_SPARES_LIVING": "P-L2 the sweeper never ends a session that its owner still serves",
-    "CLIENT_ONWARD": "P-C3 epoch and version that the client accepts only rise",
+    "CLOCK_KEPT": "P-S11 only a new binding stops the transport clock; no change of owner sets it back",
+    "ADOPT_SPARES_LIVING": "P-L2 nobody adopts a session that its owner may still serve",
+    "CLIENT_ONWARD": "P-C3 epoch and version that the client accepts, and the epoch that it receives with, only rise",
+    "HANDOVER_DRAINED": "P-C1 an epoch that is not the newest stays open only for a gateway that drains",
     "RECOVERS": "P-C7 in the end served for good or TERMINATED",
-    "ATTEMPTS_SUFFICE": "P-C7 not for want of requests, so a session ends by its TTL only",
+    "ATTEMPTS_SUFFICE": "P-C7 not for want of requests or terms, so a session ends by its TTL only",
     "TypeOK": "values are of their types",
 }
 ASSUMPTIONS = (
@@ -35,11 +37,13 @@ ASSUMPTIONS = (
         "one tick lost in any 3, latency 0 while the process runs); no wall clock matters"
     ),
     "a request's proof cannot be forged, and names its gateway; keys of an epoch mix the nonce that opened it",
-    "a gateway's journal of nonces survives its crash",
+    "the client has one attempt at a time, and asks for a higher epoch with each",
+    "a gateway's journal of nonces survives its crash; a process starts only when its predecessor is dead",
+    "the watch tells changes and beats in the order of the store",
     (
         "RECOVERS: finitely many faults; a gateway that stays connected, running and undrained; weak fairness of time, "
         "renewals, fencing and the client's asking, strong fairness of deliveries, takeovers and commits; renewals are "
-        "quicker than a tick"
+        "quicker than a tick; requests that the client gave up come no more"
     ),
 )
 

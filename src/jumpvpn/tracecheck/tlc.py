@@ -15,7 +15,7 @@ SPEC = Path(__file__).parents[3] / "spec" / "tla"
 MODULES = ("Session.tla", "TraceSession.tla", "generated/SessionTable.tla", "Ownership.tla")
 CONFIGS = (
     "Session.cfg", "Liveness.cfg", "TraceSession.cfg",
-    "Ownership.cfg", "OwnershipDrift.cfg", "OwnershipThree.cfg", "OwnershipLive.cfg",
+    "Ownership.cfg", "OwnershipDrift.cfg", "OwnershipTerms.cfg", "OwnershipThree.cfg", "OwnershipLive.cfg",
 )  # fmt: skip
 HEAP_MB = 1024  # the largest run, of full-length traces, takes about 700 with all that Java adds
 SECONDS = 300  # the largest exhaustive run takes forty on a small machine

@@ -239,6 +239,7 @@ class ClientHost:
 
     def carry(self, transport: TransportId, uid: str, kind: str, index: int, content: dict[str, Any]) -> None:
         """Towards the gateway at the end of ``transport``."""
+        content["uid"] = uid
         self.world.carry(self, transport, kind, index, content)
 
     @property

@@ -319,7 +319,7 @@ class Joined:
         """The inner addresses of a device; claiming them is not modelled."""
         return self._inner[device]
 
-    async def ticket_keys(self, _now_ms: int) -> list[bytes]:
+    async def ticket_keys(self, _now_ms: int, _life_ms: int) -> list[bytes]:
         """One key that never changes."""
         return [bytes(32)]
 

@@ -19,7 +19,7 @@ from jumpvpn.runtime.driver import Driver
 from jumpvpn.runtime.errors import StartFailed
 from jumpvpn.runtime.journal import export_outbox
 from jumpvpn.runtime.recorder import Recorder
-from jumpvpn.runtime.stores.base import StoreUnavailable
+from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.membership import Member, Serving
@@ -47,6 +47,14 @@ class Lines:
     def append(self, lines: Sequence[bytes]) -> None:
         """All of them."""
         self.lines += lines
+
+
+class LocalFile(MemoryStore):
+    """The file of sessions, which outlives its process."""
+
+    def row(self, session_id: bytes) -> StoredSession | None:
+        """What it has of a session."""
+        return self._sessions.get(session_id)
 
 
 class Disk:
@@ -79,7 +87,7 @@ class GatewayHost:
     def __init__(self, world: ClusterWorld, machine: Machine, rules: Policy, config: ClusterConfig) -> None:
         self.world, self.machine, self.rules, self.config = world, machine, rules, config
         self.name = machine.name
-        self.journal, self.disk, self.local = Lines(), Disk(), MemoryStore()
+        self.journal, self.disk, self.local = Lines(), Disk(), LocalFile()
         self.sightings = Sightings()
         self.process: Process | None = None
         self.plane: NodePlane
@@ -89,6 +97,7 @@ class GatewayHost:
         self.driver: Driver
         self.zero_rtt = self.measures = True
         self.wanted = True
+        self.leaving = False
         self.started_at = 0
         self.confirmed_at: int | None = None
         self.recalled: list[tuple[Hosted, int, str]] = []  # one packet each that was checked before a pause
@@ -107,6 +116,7 @@ class GatewayHost:
         self.wanted = True
         if self.process is not None:
             return
+        self.leaving = False
         self._runs += 1
         self.process = Process(f"{self.name}.{self._runs}")
         self.world.processes.append(self.process)
@@ -116,7 +126,8 @@ class GatewayHost:
         self.plane, self.engine, self.cluster = NodePlane(self), GatewayEngine(self.rules), None
         self.started_at, self.confirmed_at = self.world.now, None
         self.sightings.gone.clear()
-        self.world.loop.start(self.process, self._live(self.process), self._context)
+        task = self.world.loop.start(self.process, self._live(self.process), self._context)
+        task.add_done_callback(self._ended)
 
     def kill(self, *, lose_disk: bool = False) -> None:
         """The process is gone without a word; ``lose_disk``: and so is the file of its sessions."""
@@ -127,7 +138,20 @@ class GatewayHost:
         self.cluster = None
         self.recalled.clear()
         if lose_disk:
-            self.local = MemoryStore()
+            self.local = LocalFile()
+
+    def leave(self) -> None:
+        """SIGTERM: clients are sent away, the lease is given back, the process ends."""
+        if self.process is not None and self.cluster is not None and self.confirmed_at is not None:
+            self.wanted, self.leaving = False, True
+            work = self._leave(self.process, self.cluster)
+            self.world.loop.start(self.process, work, self._context).add_done_callback(self._ended)
+
+    async def _leave(self, process: Process, cluster: Cluster) -> None:
+        await cluster.send_away(asyncio.get_running_loop().create_future())
+        await cluster.leave()
+        if self.process is process:
+            self.kill()
 
     def pause(self) -> None:
         """SIGSTOP, at worst between the check of a packet and its sending."""
@@ -142,7 +166,7 @@ class GatewayHost:
         for hosted, epoch, keys in self.recalled:
             if hosted.active is not None:
                 peer = hosted.paths[hosted.active].peer
-                content = {"epoch": epoch, "keys": keys, "data": True, "stale": True}
+                content = {"epoch": epoch, "keys": keys, "data": True, "path": hosted.active}
                 self.carry_back(hosted.uid, "data", peer, content)
         self.recalled.clear()
         self.world.loop.resume(self.process)
@@ -280,6 +304,7 @@ class GatewayHost:
 
     def carry_back(self, uid: str, kind: str, address: str, content: dict[str, Any]) -> None:
         """Towards the client that has ``address``."""
+        content["uid"] = uid
         self.world.carry_back(self, kind, address, content)
 
 

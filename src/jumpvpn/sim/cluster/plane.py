@@ -96,6 +96,7 @@ class Hosted(GatewayPlane):
         if "new" in content:
             content["new_keys"] = self.keys.get(content["new"])
         content["data"] = kind == "probe" and index == self.active and self.world.traffic
+        content["path"] = index
         self.host.carry_back(self.uid, kind, address, content)
 
     def receive(self, kind: str, index: int, address: str, content: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ class Hosted(GatewayPlane):
             raise RuntimeError("the next epoch must be newer than the present one")
         self.keys[request.epoch] = self.prepared.pop(number)
         self.keys = {epoch: keys for epoch, keys in self.keys.items() if epoch >= request.epoch - 16}
-        self.host.world.checker.granted(self.host.name, request)
+        self.host.world.checker.granted(self.host.name, request, version)
         self._grant(out.GrantReattach(number, self.uid, version))
         self.host.world.checker.look(self.uid)
 
