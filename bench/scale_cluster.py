@@ -20,7 +20,7 @@ from jumpvpn.lab import LabError
 from jumpvpn.lab.namespaces import NamespaceSet
 from jumpvpn.runtime.keys import public_key_of
 
-PLACE = "here"  # where etcd and the clients are
+PLACE = "here"  # where the clients are, and the segment
 GATEWAYS = ("gw1", "gw2")
 PORT = 51900
 SOURCES = tuple(f"10.90.3.{number}" for number in range(1, 9))  # gateways bound handshakes per source address
@@ -60,7 +60,7 @@ class Cluster:
     async def __aenter__(self) -> Cluster:
         if shutil.which("etcd") is None:
             raise LabError("the cluster's store needs etcd; install: apt-get install etcd-server")
-        self.namespaces = NamespaceSet.create([PLACE, *GATEWAYS])
+        self.namespaces = NamespaceSet.create([PLACE, *GATEWAYS, *self._names])
         try:
             self._cable()
             await asyncio.to_thread(self._init)
@@ -117,13 +117,14 @@ class Cluster:
 
     def _cable(self) -> None:
         lines = ["ip link set lo up", "ip link add br0 type bridge forward_delay 0", "ip link set br0 up"]
-        lines += [f"ip address add {address}/16 dev br0" for address in (*_MEMBERS.values(), *SOURCES)]
-        for name in GATEWAYS:
+        lines += [f"ip address add {address}/16 dev br0" for address in SOURCES]
+        hosts = {**_ADDRESS, **{name: _MEMBERS[name] for name in self._names}}  # servers check each other's addresses
+        for name in hosts:
             peer = f"name eth0 netns {self.namespaces.path(name)}"
             lines += [f"ip link add {name} type veth peer {peer}", f"ip link set {name} master br0 up"]
         self.namespaces.run(PLACE, ["sh", "-ec", "\n".join(lines)])
-        for name in GATEWAYS:
-            own = ["ip link set lo up", f"ip address add {_ADDRESS[name]}/16 dev eth0", "ip link set eth0 up"]
+        for name, address in hosts.items():
+            own = ["ip link set lo up", f"ip address add {address}/16 dev eth0", "ip link set eth0 up"]
             self.namespaces.run(name, ["sh", "-ec", "\n".join(own)])
 
     def _init(self) -> None:
@@ -145,7 +146,7 @@ class Cluster:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ETCD_")}
         with (self.directory / f"{name}.log").open("ab") as log:
             self._etcd[name] = await self.namespaces.exec_async(
-                PLACE, ["etcd", f"--config-file={config}"], stdin=DEVNULL, stdout=log, stderr=log, env=environment
+                name, ["etcd", f"--config-file={config}"], stdin=DEVNULL, stdout=log, stderr=log, env=environment
             )
 
     async def _serves(self) -> None:

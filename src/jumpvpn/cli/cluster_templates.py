@@ -174,7 +174,7 @@ election-timeout: 1000
 # Old revisions are dropped after an hour, so that a gateway which was away that long reads all records anew. The quota
 # (bytes) stops writes before the disk is full; docs/scale.md says what so many sessions need.
 auto-compaction-mode: "periodic"
-auto-compaction-retention: "1h"
+auto-compaction-retention: "5m"
 quota-backend-bytes: {quota}
 
 logger: "zap"

@@ -63,8 +63,10 @@ class Adoption:
         """This node's share of the sessions of ``node``. What the store refuses now is tried again a lease later."""
         share = [session_id for session_id in self._view.owned_by(node) if self._view.heir(session_id) == self._node]
         for number, session_id in enumerate(share, 1):
-            if node not in self._gone or not self._may_act():
+            if node not in self._gone:
                 return
+            if not self._may_act():
+                break
             try:
                 await self._adopt(session_id, lost_at=since)
             except StoreUnavailable:
@@ -74,4 +76,4 @@ class Adoption:
         if not self._view.owned_by(node):
             self._gone.pop(node, None)
         else:
-            await asyncio.sleep(1.0)  # others take theirs, or were away: look again
+            await asyncio.sleep(1.0)  # others take theirs or were away, or this node may not act: look again

@@ -229,11 +229,12 @@ class Cluster:
         return await self.shared.ticket_keys(clock.now().wall_ms, life_ms)
 
     async def _watch(self) -> None:
+        silence = self._cluster.lease / 1e9 / 2  # a beat comes back every third of it, whatever else happens
         watchers = Watchers(self._member_changed, self._owner_changed, self.complain)
         while True:
             try:
                 await self._list(watchers)
-                async for change in self.shared.leases.follow(self.view.revision):
+                async for change in self.shared.leases.follow(self.view.revision, silence):
                     self.view.apply(change, watchers)
             except StoreUnavailable as failure:
                 self.complain(failure.reason)

@@ -157,6 +157,7 @@ class GatewayExecutor:
                 self._on_path(order)
 
     def _on_path(self, order: Output) -> None:
+        """On a path of the session's; one that came back from a record has only those that were heard of since."""
         handle = self.handles.get(getattr(order, "uid", ""), 0)
         if not handle:
             return
@@ -167,10 +168,10 @@ class GatewayExecutor:
                     order.silence_idle, order.dead_factor, order.loss_window,
                 )  # fmt: skip
             case out.ChallengePath():
-                self._plane.probe_now(handle, path_of(order.transport))
+                self.race.give(self._plane.probe_now, handle, path_of(order.transport))
             case out.Activate():
-                self._plane.set_peer(handle, path_of(order.transport), order.peer)
-                self._plane.activate(handle, path_of(order.transport))
+                self.race.give(self._plane.set_peer, handle, path_of(order.transport), order.peer)
+                self.race.give(self._plane.activate, handle, path_of(order.transport))
             case out.Deactivate():
                 self._plane.deactivate(handle)
 
@@ -213,7 +214,8 @@ class GatewayExecutor:
     def _release(self, order: out.ReleaseSession) -> None:
         if handle := self._forget(order.uid):
             if order.elsewhere and self.lingering:
-                asyncio.get_running_loop().call_later(LINGER_SECONDS, self._plane.close_session, handle)
+                close = self._plane.close_session  # a session that comes back meanwhile has ended this one already
+                asyncio.get_running_loop().call_later(LINGER_SECONDS, self.race.give, close, handle)
             else:
                 self._plane.close_session(handle)
         if self.elsewhere is not None:

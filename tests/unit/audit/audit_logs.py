@@ -323,3 +323,13 @@ def killed_owner(*, behind: bool = True, vouch: bool = True) -> tuple[Node, Node
     moved.feed(closed(), at=9_000)
     two.stop(vouch=vouch)
     return one, two
+
+
+def besides_node(report: Report, name: str) -> list[str]:
+    """What is not in order but the end of a node's own lane, which a killed node cannot close."""
+    return [str(fault) for fault in report.faults if not fault.chain.startswith(f"n:{name}")]
+
+
+def broken(report: Report, promise: str) -> list[str]:
+    """What was found against a promise, in words."""
+    return [f.text for v in report.faults for f in v.findings if f.promise.name == promise]

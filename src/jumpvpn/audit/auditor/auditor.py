@@ -263,6 +263,8 @@ class Auditor:
             self._checkpoint(chain, node, record)
         if record.event == "ownership.lost":
             self._lost(record)
+        elif record.event == "cluster.joined":
+            self._tails.returned(record)
         if record.session_uid is not None:
             track = self._session_at(node, record.session_uid)
             if track is not None:

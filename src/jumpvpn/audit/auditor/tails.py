@@ -73,6 +73,7 @@ class Tails:
         self._forks: OrderedDict[tuple[str, int], Fork] = OrderedDict()
         self._of: dict[str, list[Fork]] = {}
         self._lost: OrderedDict[tuple[str, int, str, str], tuple[int, str]] = OrderedDict()
+        self._by_lease: dict[tuple[str, int, str, str], bool] = {}  # those losses that no other owner caused
         self._rivals: dict[tuple[str, int, str], tuple[Claim, Claim, int]] = {}
         self._held = 0
 
@@ -117,8 +118,16 @@ class Tails:
         """The node lane says that a node owns a session no more."""
         key = (record.session_uid or "", record.owner_epoch, record.node_id, record.boot_id)
         self._lost.setdefault(key, (record.mono_ms, row))
+        if record.data.code == "lease_lost":
+            self._by_lease[key] = True
         if len(self._lost) > LOST_MAX:
-            self._lost.popitem(last=False)
+            self._by_lease.pop(self._lost.popitem(last=False)[0], None)
+
+    def returned(self, record: Record) -> None:
+        """The node says that it holds a lease again: what nobody took meanwhile is its own as before."""
+        for key in [key for key in self._lost if key[2:] == (record.node_id, record.boot_id)]:
+            if self._by_lease.pop(key, False):
+                del self._lost[key]
 
     def loss_before(self, record: Record) -> str | None:
         """Where the writer of ``record`` had said that it owns the session no more."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jumpvpn.engine.seat import STORE_RETRY
+from jumpvpn.gateway.executor import LINGER_SECONDS
 from jumpvpn.properties import Property
 from jumpvpn.runtime.stores.base import TERMINATED, StoredSession
 from jumpvpn.runtime.stores.etcd.records import decode_session
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from jumpvpn.sim.cluster.world import ClusterWorld
 
 SLACK = 50 * MILLISECOND  # of the network, of turns, and of rounding
+ON_THE_WAY = 3 * SECOND  # a request tells its age as of its making: so much later it may be taken
 LATE = 3 * SECOND  # beyond a retry of the store, a deadline that has passed must have had its effect
 DRIFT = 100  # 1 %: more than two clocks that NTP slews part
 KEYS, DEADLINE = "told apart by keys", "stopped by the deadline"
@@ -56,6 +58,7 @@ class ClusterChecker:
         self._granted_versions: dict[str, int] = {}
         self._heard: dict[str, tuple[int, str]] = {}
         self._late: dict[tuple[str, str], int] = {}
+        self._lingering: dict[int, int] = {}
 
     def require(self, prop: Property, holds: bool, expected: str, seen: str) -> None:
         """Count one question about ``prop``; raise unless it holds."""
@@ -103,7 +106,8 @@ class ClusterChecker:
             Property.EPOCH, rises, f"terms and epochs of {uid} from {before.term}/{before.epoch} on",
             f"{after.owner} wrote {after.term}/{after.epoch}",
         )  # fmt: skip
-        same = after.term != before.term or after.owner == before.owner
+        # Deadlines outrank a change of owner: who adopts what has run out ends it in the term that it found.
+        same = after.term != before.term or after.owner == before.owner or after.state == TERMINATED
         self.require(
             Property.EPOCH, same, f"one owner of {uid} in term {after.term}", f"{before.owner} and {after.owner}"
         )
@@ -125,7 +129,7 @@ class ClusterChecker:
         gone = host.sightings.gone.get(before.owner)
         if adopted and gone is not None and host.confirmed_at is not None:
             latest = min(latest, max(gone, host.confirmed_at))
-        apart = self.skew_ms * MILLISECOND + (self._world.now - latest) // DRIFT + SLACK
+        apart = self.skew_ms * MILLISECOND + (self._world.now - latest) // DRIFT + (SLACK if adopted else ON_THE_WAY)
         self.require(
             Property.CLOCKS, transportless <= latest + apart, f"the transport clock of {uid[:4]} not to begin anew",
             f"{after.owner} moved it by {(transportless - latest) / SECOND:.3f} s",
@@ -232,6 +236,13 @@ class ClusterChecker:
         )
         known = self.known.get(hosted.session_id)
         if known is None or known.stored.state == TERMINATED or known.stored.owner == host.name:
+            return
+        if host.lingers(hosted):
+            since = self._lingering.setdefault(hosted.handle, self._world.now)
+            self.require(
+                Property.SINGLE_BINDING, self._world.now - since <= LINGER_SECONDS * SECOND + LATE,
+                f"{host.name} to deliver for {LINGER_SECONDS} s at most after it was left", "it goes on",
+            )  # fmt: skip
             return
         lease = host.config.lease
         past = self._world.now - known.owned_since

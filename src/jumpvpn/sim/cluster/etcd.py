@@ -281,7 +281,7 @@ class NodeLeases(_Line):
         """Every name under ``prefix``."""
         return await self._ask(lambda: _at_once(self._memory.listing(prefix)))
 
-    async def follow(self, since: int) -> AsyncIterator[Change]:
+    async def follow(self, since: int, _silence: float = 0.0) -> AsyncIterator[Change]:
         """Every change in order, each some time after it took place and while the way is open."""
         loop = self._server.loop
         async for change in self._memory.follow(since):

@@ -95,6 +95,7 @@ class GatewayHost:
         self.cluster: Cluster | None = None
         self.recorder: Recorder | None = None
         self.driver: Driver
+        self._executor: GatewayExecutor
         self.zero_rtt = self.measures = True
         self.wanted = True
         self.leaving = False
@@ -175,6 +176,10 @@ class GatewayHost:
         """The sessions in the packet core."""
         return list(self.plane.sessions.values()) if self.process is not None else []
 
+    def lingers(self, hosted: Hosted) -> bool:
+        """Whether a session that has left this gateway still has its keys here for a while."""
+        return self._executor.handles.get(hosted.uid) != hosted.handle
+
     async def _live(self, process: Process) -> None:
         try:
             await self._run()
@@ -204,7 +209,7 @@ class GatewayHost:
         self.plane.set_deadline(0)
         plane = cast(Any, self.plane)
         devices = {key: Admitted("c0ffee", inner) for key, inner in self.world.inner.items()}
-        executor = GatewayExecutor(plane, devices, self._welcome, self._post)
+        executor = self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
         self.plane.consume = executor.consume
         self.driver = Driver(self.engine, executor, recorder)
         self._note(DomainEvent("node.started", "N", data={"role": "gateway", "boot_id": machine.boot_id}))

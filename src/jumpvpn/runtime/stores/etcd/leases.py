@@ -138,7 +138,7 @@ class EtcdLeases:
             revision = page.revision
         return Listing(revision, entries)
 
-    def follow(self, since: int) -> AsyncIterator[Change]:
+    def follow(self, since: int, silence: float = SILENCE_SECONDS) -> AsyncIterator[Change]:
         """Every change of ``held/`` and ``live/`` after the revision ``since``, in order, without an end.
 
         What etcd has forgotten is found by listing again: first the names that are gone, then those that changed, in
@@ -146,7 +146,7 @@ class EtcdLeases:
         (also when it has forgotten ``since`` itself before the first answer: list again).
         """
         keys = Keys(self._names.held, after_prefix(self._names.live), len(self._names.root))
-        return Following(self._client, keys, since, SILENCE_SECONDS).changes()
+        return Following(self._client, keys, since, silence).changes()
 
     async def watch(self, prefix: str, from_revision: int) -> AsyncIterator[Change | Compacted]:
         """Every change under ``prefix`` from that revision on, past and future, in order; ends after Compacted.
