@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import audit, handshake, recovery, throughput
+from bench import audit, cluster, handshake, recovery, throughput
 from jumpvpn.lab import LabError
 
-NAMES = ("handshake", "recovery", "throughput", "audit")
+NAMES = ("handshake", "recovery", "cluster", "throughput", "audit")
 
 
 def main() -> int:
@@ -40,6 +40,8 @@ async def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name == "recovery":
         rounds, outages = (3, 1) if options.quick else (options.rounds, options.outages)
         return await recovery.measure(rounds, outages, _note)
+    if name == "cluster":
+        return await cluster.measure(2 if options.quick else max(1, options.rounds // 2), _note)
     if name == "audit":
         return await asyncio.to_thread(audit.measure, 100_000 if options.quick else audit.LINES, _note)
     return await throughput.measure(1 if options.quick else 5, _note)

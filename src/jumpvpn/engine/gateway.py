@@ -206,6 +206,10 @@ class GatewayEngine:
             place.seat.waiting.append(event)
             return []
         turn = place.seat.begin(now.boot)
+        claim = place.claim
+        if claim is not None and claim.from_node and claim.owner_epoch > turn.session.owner_epoch:
+            # Whatever this node does for the session it does as its owner, also when time has run out already.
+            turn.take(step(turn.session, claim, turn.now))
         self._apply(place, event, turn, now)
         return self._finish(place, turn)
 

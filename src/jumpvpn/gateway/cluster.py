@@ -35,6 +35,7 @@ REJOIN_SECONDS = 0.5  # between two tries to take a lease anew
 ENDED_TERM = 2**62  # of a session that has ended: above every term
 SENDING_AWAY_SECONDS = 5.0  # clients move within a round trip or two; those without another way are found by the others
 LOOK_SECONDS = 0.05
+LATE_PACKETS_SECONDS = 0.25  # what the network behind the gateways still sends here is passed on, longer than it takes
 LEAVING_SECONDS = 2.0  # for changes that the store lacks; they are on this node's disk in any case
 COMPLAINTS_KEPT = 64  # words about the store that are not repeated
 
@@ -129,6 +130,7 @@ class Cluster:
             async with asyncio.timeout(SENDING_AWAY_SECONDS):
                 while self._engine.places and not hurry.done():
                     await asyncio.wait([hurry], timeout=LOOK_SECONDS)
+        await asyncio.wait([hurry], timeout=LATE_PACKETS_SECONDS)
 
     async def leave(self) -> None:
         """Stop acting and give the lease back. What is behind goes to the store first, as far as that takes it."""

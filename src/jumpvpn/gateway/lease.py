@@ -79,13 +79,21 @@ class LeaseKeeper:
         self.taken += 1
         self.member = replace(self.member, beat=self.member.beat + 1)
         self._lease, self._on_their_way = lease, {self.member.beat: later(before, self._config.lease)}
-        if not await self._leases.hold(lease, self.member.node, encode_member(self.member)):
+        if not await self._hold(lease):
             self.stop_acting()
             await self._leases.revoke(lease)
             raise StartFailed(
                 f"another gateway of cluster {self._config.name} is named {self.member.node!r} and holds its lease; "
                 "give this one another name, or wait until that lease has ended"
             )
+
+    async def _hold(self, lease: Lease) -> bool:
+        """Put the name under the lease. Raises StoreUnavailable, also when the store is so slow that it is over."""
+        try:
+            return await self._leases.hold(lease, self.member.node, encode_member(self.member))
+        except LeaseLost as lost:
+            self.stop_acting()
+            raise StoreUnavailable(f"{lost}, before it could be used") from lost
 
     async def keep(self) -> None:
         """Beat until the lease has lapsed; returns then. Cancelled, it leaves the lease as it is."""

@@ -165,6 +165,10 @@ class ClusterDeployment(NodeSet):
         """Ask a gateway to send its clients elsewhere, as ``jumpvpn drain``; how many it still has."""
         return int((await self._ask(gateway, "drain", set="on"))["sessions"])
 
+    async def undrain(self, gateway: str) -> None:
+        """Let a gateway take sessions again."""
+        await self._ask(gateway, "drain", set="off")
+
     async def left(self, gateway: str) -> int:
         """How many living sessions a gateway still owns."""
         return int((await self._ask(gateway, "drain"))["sessions"])

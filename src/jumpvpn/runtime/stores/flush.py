@@ -64,7 +64,8 @@ class Held:
     def ours(self, node: str, term: int, version: int) -> Callable[[Found], bool]:
         """Tells a record that this node wrote itself after ``base``, in an answer that it never got.
 
-        In one term only the owner writes, and one node is one process: so it may write ``version`` over it.
+        In one term only the owner writes, and one node is one process: so it may write ``version`` over it, in that
+        term or as the first of the next one.
         """
         base = self.base.session
 
@@ -72,7 +73,8 @@ class Held:
             there = found.session
             if base is None or there is None or there.state == TERMINATED or base.owner != node:
                 return False
-            return (there.owner, there.term, base.term) == (node, term, term) and base.version < there.version < version
+            same = (there.owner, there.term) == (node, base.term) and base.term <= term
+            return same and base.version < there.version < version
 
         return told
 

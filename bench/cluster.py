@@ -1,0 +1,121 @@
+"""Time without delivery when a session moves between gateways: owner killed, drained, restarted in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.recovery import CALM_S, POLICY, quantiles
+from jumpvpn.lab.cluster.deployment import ClusterDeployment, Options
+from jumpvpn.lab.cluster.lab import ClusterLab
+from jumpvpn.lab.cluster.topology import Shape
+from jumpvpn.lab.incidents import Effect, Incident, effect
+from jumpvpn.lab.journals import Record
+from jumpvpn.lab.link import Link
+from jumpvpn.lab.traffic.pacing import boot_ns
+from jumpvpn.lab.workload import Load, Workload
+
+WIFI_ONE_WAY_MS, LTE_ONE_WAY_MS = 10, 30
+WITHIN_S = 15.0
+
+Strike = Callable[[ClusterDeployment, str], Awaitable[int]]
+Mend = Callable[[ClusterDeployment, str], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class Kind:
+    """One way in which the owner goes, and how it comes back."""
+
+    name: str
+    strike: Strike
+    mend: Mend
+    found: list[tuple[Incident, Effect]] = field(default_factory=list)
+    moved_ms: list[float] = field(default_factory=list)
+
+
+async def _drain(vpn: ClusterDeployment, owner: str) -> int:
+    before = boot_ns()
+    await vpn.drain(owner)
+    return before
+
+
+async def _stop(vpn: ClusterDeployment, owner: str) -> int:
+    before = boot_ns()
+    await vpn.stop_node(owner)
+    return before
+
+
+async def _serve_again(vpn: ClusterDeployment, owner: str) -> None:
+    await vpn.undrain(owner)
+    await vpn.joined([owner])
+
+
+def kinds() -> list[Kind]:
+    """All kinds, in the order in which a round goes through them."""
+    return [
+        Kind("owner_killed", lambda vpn, owner: vpn.kill_node(owner), lambda vpn, owner: vpn.restart_node(owner)),
+        Kind("owner_drained", _drain, _serve_again),
+        Kind("owner_stopped", _stop, lambda vpn, owner: vpn.restart_node(owner)),
+    ]
+
+
+async def measure(rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """Two gateways, three etcd servers, one client with a 1 kHz echo; quantiles per kind in ms."""
+    links = {"wifi": Link.with_delay(WIFI_ONE_WAY_MS), "lte": Link.with_delay(LTE_ONE_WAY_MS)}
+    with ClusterLab(Shape(gateways=2), wifi=links["wifi"], lte=links["lte"], seed=1) as lab:
+        async with ClusterDeployment(lab, Options(policy=POLICY, lease="5s", adopt_after="10s")) as vpn:
+            await vpn.standbys()
+            work = Workload(lab, Load(echo_rate=1000))
+            await work.start()
+            await asyncio.sleep(CALM_S)
+            found = kinds()
+            for turn in range(rounds):
+                note(f"cluster: round {turn + 1} of {rounds}")
+                for kind in found:
+                    await _once(vpn, kind)
+            logs = await work.finish()
+    for kind in found:
+        kind.found = [(incident, effect(incident, logs)) for incident, _ in kind.found]
+    return {kind.name: summary(kind) for kind in found}
+
+
+async def _once(vpn: ClusterDeployment, kind: Kind) -> None:
+    owner = await vpn.gateway_of()
+    before = await kind.strike(vpn, owner)
+    left = await vpn.event(lambda r: r.side == "client" and r.turned("VOLATILE", "ATTACHED"), before, WITHIN_S)
+    back = await vpn.event(lambda r: r.side == "client" and r.turned("ATTACHED"), left.at_ns, WITHIN_S)
+    detected = vpn.journals.first(lambda r: r.side == "client" and r.event == "transport.dead", before) or left
+    first = detected if detected.at_ns < left.at_ns else left
+    kind.found.append((Incident(kind.name, before, first, left.reason, back, back.at_ns, back.transport), Effect()))
+    claimed = vpn.journals.first(lambda r: _claimed(r, owner), before)
+    bound = vpn.journals.first(lambda r: r.side != "client" and r.turned("ATTACHED"), before)
+    if claimed is not None and bound is not None:
+        kind.moved_ms.append((bound.at_ns - claimed.at_ns) / 1e6)
+    await kind.mend(vpn, owner)
+    mended = boot_ns()
+    await vpn.event(lambda r: _proved(r, owner), mended - int(WITHIN_S * 1e9), WITHIN_S)
+    await asyncio.sleep(CALM_S)
+
+
+def _claimed(record: Record, former: str) -> bool:
+    return record.event == "ownership.acquired" and record.data.get("from_node") == former
+
+
+def _proved(record: Record, gateway: str) -> bool:
+    proved = record.event == "transport.candidate" and record.data.get("change") in ("validated", "heard")
+    return proved and record.side == "client" and record.transport.endswith(f"/{gateway}")
+
+
+def summary(kind: Kind) -> dict[str, Any]:
+    """Quantiles of one kind; ``claim_to_attached_ms`` is from the compare-and-swap to the granted reattach."""
+    effects = [effect for _, effect in kind.found]
+    return {
+        "runs": len(kind.found),
+        "undelivered_ms": quantiles([e.undelivered_ms for e in effects if e.undelivered_ms is not None]),
+        "tcp_undelivered_ms": quantiles([e.tcp_undelivered_ms for e in effects if e.tcp_undelivered_ms is not None]),
+        "lost": quantiles([float(e.lost) for e in effects if e.lost is not None]),
+        "duplicated": sum(e.duplicated or 0 for e in effects),
+        "claim_to_attached_ms": quantiles(kind.moved_ms),
+    }
