@@ -19,6 +19,7 @@ from jumpvpn.lab.workload import Load, Workload
 
 WIFI_ONE_WAY_MS, LTE_ONE_WAY_MS = 10, 30
 WITHIN_S = 15.0
+LOOK_S = 0.1
 
 Strike = Callable[[ClusterDeployment, str], Awaitable[int]]
 Mend = Callable[[ClusterDeployment, str], Awaitable[Any]]
@@ -94,8 +95,7 @@ async def _once(vpn: ClusterDeployment, kind: Kind) -> None:
     if claimed is not None and bound is not None:
         kind.moved_ms.append((bound.at_ns - claimed.at_ns) / 1e6)
     await kind.mend(vpn, owner)
-    mended = boot_ns()
-    await vpn.event(lambda r: _proved(r, owner), mended - int(WITHIN_S * 1e9), WITHIN_S)
+    await vpn.while_healthy(_standby(vpn, owner), WITHIN_S)
     await asyncio.sleep(CALM_S)
 
 
@@ -103,9 +103,13 @@ def _claimed(record: Record, former: str) -> bool:
     return record.event == "ownership.acquired" and record.data.get("from_node") == former
 
 
-def _proved(record: Record, gateway: str) -> bool:
-    proved = record.event == "transport.candidate" and record.data.get("change") in ("validated", "heard")
-    return proved and record.side == "client" and record.transport.endswith(f"/{gateway}")
+async def _standby(vpn: ClusterDeployment, gateway: str) -> None:
+    """Return when the client counts on ``gateway`` again; one that came back at once was never missed."""
+    while True:
+        known = (await vpn.status("client"))["gateways"]
+        if any(one["name"] == gateway and one["state"] == "standby" for one in known):
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 def summary(kind: Kind) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class Tails:
         self._forks: OrderedDict[tuple[str, int], Fork] = OrderedDict()
         self._of: dict[str, list[Fork]] = {}
         self._lost: OrderedDict[tuple[str, int, str, str], tuple[int, str]] = OrderedDict()
-        self._by_lease: dict[tuple[str, int, str, str], bool] = {}  # those losses that no other owner caused
+        self._by_lease: set[tuple[str, int, str, str]] = set()  # those losses that no other owner caused
+        self._returned: OrderedDict[tuple[str, str], int] = OrderedDict()  # when a node held a lease again, the last time
         self._rivals: dict[tuple[str, int, str], tuple[Claim, Claim, int]] = {}
         self._held = 0
 
@@ -119,20 +120,22 @@ class Tails:
         key = (record.session_uid or "", record.owner_epoch, record.node_id, record.boot_id)
         self._lost.setdefault(key, (record.mono_ms, row))
         if record.data.code == "lease_lost":
-            self._by_lease[key] = True
+            self._by_lease.add(key)
         if len(self._lost) > LOST_MAX:
-            self._by_lease.pop(self._lost.popitem(last=False)[0], None)
+            self._by_lease.discard(self._lost.popitem(last=False)[0])
 
     def returned(self, record: Record) -> None:
         """The node says that it holds a lease again: what nobody took meanwhile is its own as before."""
-        for key in [key for key in self._lost if key[2:] == (record.node_id, record.boot_id)]:
-            if self._by_lease.pop(key, False):
-                del self._lost[key]
+        self._returned[record.node_id, record.boot_id] = record.mono_ms
+        if len(self._returned) > LOST_MAX:
+            self._returned.popitem(last=False)
 
     def loss_before(self, record: Record) -> str | None:
         """Where the writer of ``record`` had said that it owns the session no more."""
         key = (record.chain[2:], record.owner_epoch, record.node_id, record.boot_id)
         mono, where = self._lost.get(key, (record.mono_ms, ""))
+        if key in self._by_lease and mono <= self._returned.get(key[2:], -1) <= record.mono_ms:
+            return None
         return where if record.mono_ms > mono else None
 
     def _fork(self, name: str, claim: Claim) -> Fork:

@@ -21,6 +21,7 @@ from jumpvpn.runtime.stores.base import (
     Write,
 )
 from jumpvpn.runtime.stores.flush import FLUSH_WITHIN, Flusher, Held, Told
+from jumpvpn.runtime.stores.pool import Commits
 from jumpvpn.runtime.stores.shared import Found, SharedStore, outbox_name, same_record, settle
 from jumpvpn.values import Instant
 
@@ -83,6 +84,7 @@ class ClusterStore:
         foreign: Callable[[str], None] = lambda _reason: None,
     ) -> None:  # fmt: skip
         self._local, self._shared, self._node = local, shared, node
+        self._commits = Commits(shared)
         self._give_up_at = give_up_at
         self._warn = foreign
         self._held: dict[bytes, Held] = {}
@@ -266,7 +268,8 @@ class ClusterStore:
             raise StoreUnavailable("this node's lease is over: it may not change what gateways share")
         while True:
             try:
-                return await settle(self._shared, write, seen, self._shared.patience(left), ours, doubt)
+                asked = self._shared if doubt else self._commits.one()
+                return await settle(asked, write, seen, self._shared.patience(left), ours, doubt)
             except CommitUnknown:
                 left, doubt, seen = self._left(), True, None
                 if left <= 0 or self._give_up_at is None:

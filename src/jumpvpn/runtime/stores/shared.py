@@ -74,7 +74,17 @@ class Waiting(Protocol):
         """Return when the next try is due. Raises StoreUnavailable: there is no time for one."""
 
 
-class SharedStore(Protocol):
+class Deciding(Protocol):
+    """What one commit needs of the store."""
+
+    async def look(self, write: Write, deadline: float) -> Found:
+        """Everything that ``write`` is decided on; one try. Raises Unanswered."""
+
+    async def exchange(self, changes: Sequence[Exchange], deadline: float) -> Outcome:
+        """All of ``changes`` (different sessions) or none, in one transaction; one try. Raises Unanswered."""
+
+
+class SharedStore(Deciding, Protocol):
     """Records that several nodes share, each record compared by the revision of its last change.
 
     Every method raises StoreUnavailable; ForeignRecord where what is there cannot be ours.
@@ -85,12 +95,6 @@ class SharedStore(Protocol):
 
     async def find(self, session_id: bytes) -> Found:
         """One session, terminated ones too, as long as the store remembers them."""
-
-    async def look(self, write: Write, deadline: float) -> Found:
-        """Everything that ``write`` is decided on; one try. Raises Unanswered."""
-
-    async def exchange(self, changes: Sequence[Exchange], deadline: float) -> Outcome:
-        """All of ``changes`` (different sessions) or none, in one transaction; one try. Raises Unanswered."""
 
     async def load_all(self) -> list[StoredSession]:
         """Every session that is not terminated, in order of its identifier."""
@@ -132,7 +136,7 @@ def never(_found: Found) -> bool:
 
 
 async def settle(
-    shared: SharedStore, write: Write, seen: Found | None, waiting: Waiting, ours: Callable[[Found], bool] = never,
+    shared: Deciding, write: Write, seen: Found | None, waiting: Waiting, ours: Callable[[Found], bool] = never,
     doubt: bool = False,
 ) -> tuple[CommitResult, Found]:  # fmt: skip
     """Commit ``write``: look (unless ``seen`` is known), judge, exchange; again if others came first or no answer did.
