@@ -22,12 +22,12 @@ demo: setup ## the live demonstration; ARGS="--quick --json out.json" passes arg
 demo-cluster: setup-test ## a download across a killed gateway: three etcd, two gateways; ARGS="--json out.json"
 	@$(PY) -m jumpvpn.lab.cluster.demo $(ARGS)
 
-test: setup-test ## all tests: Rust, Python, network namespaces
+test: setup-test ## all tests but those of real clusters: Rust, Python, network namespaces
 	@cargo test --workspace --exclude jumpvpn-python --locked --quiet
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --ignore=tests/cluster $(ARGS)
 
 test-fast: setup-test ## tests that need no namespaces
-	@$(PY) -m pytest -m "not netns" $(ARGS)
+	@$(PY) -m pytest --ignore=tests/cluster -m "not netns" $(ARGS)
 
 test-cluster: setup-test ## real clusters under every fault, with progress; ARGS="-k owner_killed"
 	@$(PY) -m pytest tests/cluster -v -p no:randomly $(ARGS)
