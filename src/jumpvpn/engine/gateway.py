@@ -255,8 +255,11 @@ class GatewayEngine:
         known = place.transports.get(asked.transport)
         proved = asked.token_ok or (known is not None and known.validated and known.peer == asked.peer)
         request = takeover.request_of(asked, address_validated=proved)
-        verdict = validate(turn.session, request, now, owned=True)
+        claim = takeover.claim_again(turn.session, asked) if place.claim is not None else None
+        met = turn.session if claim is None else takeover.as_claimed(turn.session, claim)
+        verdict = validate(met, request, now, owned=True)
         if verdict.passed:
+            turn.feed(*([claim] if claim is not None else []))
             self._grant(place, asked, request, turn)
         elif verdict.reason is Reason.ADDRESS_UNVALIDATED:
             turn.outputs.append(out.ChallengeReattach(asked.request))

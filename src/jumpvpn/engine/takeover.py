@@ -22,13 +22,24 @@ def request_of(asked: inp.ReattachAsked, *, address_validated: bool) -> Reattach
 
 
 def claim_for(asked: inp.TakeoverAsked) -> ev.OwnerChanged:
-    """The change of owner that a proven request asks for."""
-    session, request = asked.session, asked.request
-    behind = request.expected_version > session.version
-    return ev.OwnerChanged(
-        session.owner_epoch + 1, asked.owner, asked.lost_at,
-        request.expected_version if behind else 0, request.epoch - 1 if behind else 0,
-    )  # fmt: skip
+    """The change of owner that a proven request asks for.
+
+    It records the epoch that the client has come to: what it asked of others before that, and gave up, is too old then.
+    """
+    return _proven_change(asked.session, asked.request, asked.owner, asked.lost_at)
+
+
+def claim_again(session: Session, asked: inp.ReattachAsked) -> ev.OwnerChanged | None:
+    """For a session that was claimed without its client's word: the client knows more than the record did, if so."""
+    if not (asked.proof and asked.fresh_nonce and asked.expected_version > session.version):
+        return None
+    return _proven_change(session, asked, "", None)
+
+
+def _proven_change(session: Session, asked: inp.ReattachAsked, owner: str, lost_at: Instant | None) -> ev.OwnerChanged:
+    behind = asked.expected_version > session.version
+    proven = asked.expected_version if behind else 0
+    return ev.OwnerChanged(session.owner_epoch + 1, owner, lost_at, proven, asked.epoch - 1)
 
 
 def claim_after(restored: inp.SessionRestored) -> ev.OwnerChanged:
@@ -38,13 +49,11 @@ def claim_after(restored: inp.SessionRestored) -> ev.OwnerChanged:
 
 def as_claimed(session: Session, claim: ev.OwnerChanged) -> Session:
     """What the request will meet once ``claim`` is committed, for validation ahead of it."""
+    claimed = replace(session, epoch=Epoch(max(session.epoch, claim.proven_epoch)))
     if claim.proven_version <= session.version:
-        return session
+        return claimed
     known = Version(claim.proven_version)
-    return replace(
-        session, version=known, bound_version=known, prior_bound_version=session.bound_version,
-        epoch=Epoch(max(session.epoch, claim.proven_epoch)),
-    )  # fmt: skip
+    return replace(claimed, version=known, bound_version=known, prior_bound_version=session.bound_version)
 
 
 def age_ms(session: Session, now: Instant) -> int:

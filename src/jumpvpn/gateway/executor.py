@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,9 @@ from jumpvpn.session.records import Kept
 from jumpvpn.values import Epoch, SessionId, TransportId
 
 PROTOCOL_VERSION = 1
+REQUESTS_REMEMBERED = 16_384  # as many as wait in the packet core at most
+SESSIONS_REMEMBERED = 65_536  # that were granted last: what is older is in the store, and refuses by its version
+NONCES_REMEMBERED = 8  # of one session: within the second until the store has them it is granted no more often
 # A client that was asked to leave takes what comes from here until its new gateway's first packet: until the network
 # behind the gateways sends to that one, or this kernel passes packets on, what still comes in here is still delivered.
 LINGER_SECONDS = 0.05
@@ -68,6 +72,31 @@ class Announcing(Protocol):
         """These are not carried here any more."""
 
 
+class Granted:
+    """Nonces of requests that this process has granted, by session, also of sessions that have moved on since.
+
+    The packet core forgets them with the session; a request that is still on its way must not bring the session back.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[int, tuple[str, str]] = OrderedDict()
+        self._granted: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+
+    def asked(self, request: int, uid: str, nonce: str) -> bool:
+        """A proved request waits for its decision; whether its nonce was never granted here."""
+        self._waiting[request] = (uid, nonce)
+        while len(self._waiting) > REQUESTS_REMEMBERED:
+            self._waiting.popitem(last=False)
+        return nonce not in self._granted.get(uid, ())
+
+    def grant(self, request: int) -> None:
+        """The request is granted."""
+        uid, nonce = self._waiting.pop(request, ("", ""))
+        self._granted[uid] = (*self._granted.pop(uid, ())[1 - NONCES_REMEMBERED :], nonce)
+        while len(self._granted) > SESSIONS_REMEMBERED:
+            self._granted.popitem(last=False)
+
+
 @dataclass(slots=True)
 class _Birth:
     session_id: SessionId
@@ -92,6 +121,7 @@ class GatewayExecutor:
         self._uids: dict[int, str] = {}
         self._births: dict[int, _Birth] = {}  # by handshake
         self.race = Race()
+        self._granted = Granted()
         self._kept: dict[str, Kept] = {}
         self._announced: set[str] = set()
         self.lingering = False  # while draining
@@ -139,6 +169,7 @@ class GatewayExecutor:
             case out.RefuseHandshake():
                 self._refuse(order)
             case out.GrantReattach():
+                self._granted.grant(order.request)
                 self.race.give(self._plane.commit_reattach, order.request, order.version)
                 self._announce(order.uid)
             case out.ChallengeReattach():
@@ -295,8 +326,14 @@ class GatewayExecutor:
             _, request, handle, session_id, _, peer, proof, nonce_id, epoch, version, age_ms, path, cause, token_ok,
             fresh,
         ) = fact  # fmt: skip
+        uid = self._uids.get(handle)
+        if proof and not self._granted.asked(request, SessionId(bytes(session_id)).uid, nonce_id) and fresh:
+            if uid is not None:  # the session left and came back; its client has had the answer
+                self.race.give(self._plane.drop_reattach, request)
+                return
+            proof = False  # the session goes on where its client went on
         asked = inp.ReattachAsked(
-            request, self._uids.get(handle), transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch),
+            request, uid, transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch),
             version, age_ms, cause,
         )  # fmt: skip
         if asked.uid is not None or self.elsewhere is None:

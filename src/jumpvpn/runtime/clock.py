@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 
 from jumpvpn.values import Instant, Now
@@ -30,8 +31,9 @@ def now() -> Now:
     return Now(boot=boot_time(), wall_ms=wall_time_ms())
 
 
+@cache
 def boot_id() -> str:
-    """Identifier of this boot of the kernel, without dashes; ``unknown`` where the kernel does not tell."""
+    """Identifier of this boot of the kernel, without dashes, read once; ``unknown`` where the kernel does not tell."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
     except OSError:

@@ -259,6 +259,32 @@ def test_an_adopted_session_keeps_the_clock_of_its_loss(gateways: tuple[Gateway,
     assert heir.records[record.uid].reason is Reason.TRANSPORT_TTL_EXCEEDED
 
 
+def test_an_heir_believes_a_client_that_proves_to_know_more_than_the_record(
+    gateways: tuple[Gateway, Gateway], record: Session
+) -> None:
+    _, heir = gateways
+    heir.tell(inp.SessionRestored(record, DEVICE, "gw1", NOW))
+    heir.tell(_asked(record, uid=record.uid, expected_version=record.version + 40, epoch=Epoch(record.epoch + 5)))
+    session = heir.engine.session(record.uid)
+    assert session is not None
+    assert (session.state, session.owner_epoch, session.epoch) == (State.ATTACHED, 3, record.epoch + 5)
+    assert [event.data["floor"] for event in heir.events("ownership.acquired")] == [0, record.version + 40]
+    assert heir.commits[-1].shared
+
+
+def test_what_was_asked_before_and_given_up_brings_no_session_back(
+    gateways: tuple[Gateway, Gateway], record: Session
+) -> None:
+    first, second = gateways
+    second.hold = True
+    _take(second, record, epoch=Epoch(record.epoch + 2))
+    second.tell(second.settle(second.commits[0]))  # claimed; the reattach itself is not in the store yet
+    stored = second.records[record.uid]
+    orders = _take(first, stored, epoch=Epoch(record.epoch + 1), expected_version=int(record.bound_version))
+    assert [o.reason for o in orders if isinstance(o, out.RefuseReattach)] == [Reason.STALE_STATE_VERSION]
+    assert first.engine.places == {}
+
+
 def test_a_superseded_session_ends_under_the_owner_that_knows_the_newer_one(
     gateways: tuple[Gateway, Gateway], record: Session
 ) -> None:

@@ -58,7 +58,7 @@ class NodeLane:
     def about_session(self, chain: Chain, node: Node, track: Track, record: Record) -> None:
         """A record that names a session of this node."""
         version = record.state_version
-        if record.owner_epoch == track.owner:  # journals may be told in another order than their owners came
+        if record.owner_epoch <= track.owner:  # journals may be told in another order than their owners came
             track.seen_version = max(track.seen_version, version)
         row_id = record.data.row
         if row_id is not None:

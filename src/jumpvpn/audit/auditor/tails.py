@@ -74,7 +74,7 @@ class Tails:
         self._of: dict[str, list[Fork]] = {}
         self._lost: OrderedDict[tuple[str, int, str, str], tuple[int, str]] = OrderedDict()
         self._by_lease: set[tuple[str, int, str, str]] = set()  # those losses that no other owner caused
-        self._returned: OrderedDict[tuple[str, str], int] = OrderedDict()  # when a node held a lease again, the last time
+        self._returned: OrderedDict[tuple[str, str], int] = OrderedDict()  # when a node last held a lease again
         self._rivals: dict[tuple[str, int, str], tuple[Claim, Claim, int]] = {}
         self._held = 0
 

@@ -244,7 +244,7 @@ class ClusterStore:
         if write.sealed is None and newest is not None:
             write = replace(write, sealed=newest.sealed)
         lines_to = held.added
-        whole = replace(write, lines=(*held.lines, *write.lines))
+        whole = replace(write, lines=(*held.lines, *write.lines)) if held.lines else write
         try:
             result, found = await self._settle(whole, held)
         except StoreUnavailable:
@@ -262,7 +262,9 @@ class ClusterStore:
         """One transaction where the record is known; asked again while the outcome is unknown and the lease holds."""
         seen = held.base if held.base.revision and write.device is None else None
         ours = held.ours(self._node, write.term, write.version)
-        write = replace(write, expected_version=None if held.base.session is None else held.base.session.version)
+        expected = None if held.base.session is None else held.base.session.version
+        if write.expected_version != expected:
+            write = replace(write, expected_version=expected)
         left, doubt = self._left(), False
         if left <= 0:
             raise StoreUnavailable("this node's lease is over: it may not change what gateways share")

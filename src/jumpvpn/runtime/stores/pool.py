@@ -90,7 +90,7 @@ class Pool(Generic[Item, Answer]):
             async with asyncio.timeout_at(None if math.isinf(mine.deadline) else mine.deadline):
                 return await mine.turn
         except BaseException as end:
-            if not mine.turn.cancelled() and mine.turn.result():
+            if not mine.turn.cancel() and not mine.turn.cancelled() and mine.turn.result():
                 self._hand_on()
             if not isinstance(end, TimeoutError):
                 raise

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -47,14 +48,16 @@ _MIGRATIONS = {
 }
 _RESTORE = "restore it, or move it away to start without sessions"
 _COLUMNS = "session_id, version, state, epoch, body, sealed, chain, seq, head, write_id, owner, term"
+_values: Callable[[StoredSession], tuple[Any, ...]] = attrgetter(*_COLUMNS.split(", "))
 _MARKS = ", ".join("?" for _ in _COLUMNS.split(", "))
 
 
 @dataclass(slots=True)
 class _Job(Generic[Answer]):
-    """One change, then what came of it: ``answer`` (in a tuple, it may be None) or ``error``."""
+    """One change, then what came of it: ``answer`` (in a tuple, it may be None) or ``error``; ``done`` tells so."""
 
     change: Callable[[], Answer]
+    done: asyncio.Future[None]
     answer: tuple[Answer] | None = None
     error: Exception | None = None
 
@@ -72,6 +75,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         self._jobs: deque[_Job[Any]] = deque()
+        self._called = False  # the thread is about to take the jobs
         self._exported = 0
         self._last_line = 0
 
@@ -180,16 +184,40 @@ class SqliteStore:
 
     async def _together(self, change: Callable[[], Answer]) -> Answer:
         """Carry ``change`` out in a transaction that it shares with others that wait: one sync serves them all."""
-        job = _Job(change)
+        loop = asyncio.get_running_loop()
+        job = _Job(change, loop.create_future())
         self._jobs.append(job)
-        await self._run(self._carry_out)  # this call, or an earlier one, takes the job: they run in order
+        if not self._called:
+            self._called = True
+            self._call(loop)
+        await job.done
         if job.error is not None:
             raise job.error
         assert job.answer is not None, "a job that did not fail has an answer"
         return job.answer[0]
 
-    def _carry_out(self) -> None:
-        jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _MOST_TOGETHER))]
+    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._thread.submit(self._carry_out, loop)
+        except RuntimeError as over:
+            self._called = False
+            self._jobs.clear()
+            raise StoreUnavailable(f"{self._path}: the store is closed") from over
+
+    def _carry_out(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: every job that waits; the tasks of many are woken with one call."""
+        self._called = False  # before counting: whoever adds a job from here on calls again
+        waiting = len(self._jobs)
+        for first in range(0, waiting, _MOST_TOGETHER):
+            jobs = [self._jobs.popleft() for _ in range(min(waiting - first, _MOST_TOGETHER))]
+            try:
+                self._carry(jobs)
+            except Exception as error:  # the tasks that wait have to hear of it, whatever it is
+                for job in jobs:
+                    job.error = error
+            loop.call_soon_threadsafe(_tell, jobs)
+
+    def _carry(self, jobs: Sequence[_Job[Any]]) -> None:
         try:
             self._commit_all(jobs)
         except (sqlite3.Error, StoreUnavailable):  # one too many for the disk undoes all: each for itself then
@@ -205,6 +233,7 @@ class SqliteStore:
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._forget_exported()
             for job in jobs:
                 self._attempt(job)
             self._db.execute("COMMIT")
@@ -249,7 +278,6 @@ class SqliteStore:
         self._add_lines(lines)
 
     def _add_lines(self, lines: Sequence[bytes]) -> None:
-        self._forget_exported()
         self._db.executemany("INSERT INTO outbox (line) VALUES (?)", [(line,) for line in lines])
 
     def _newest_line(self) -> int:
@@ -258,7 +286,7 @@ class SqliteStore:
 
     def _put(self, new: StoredSession) -> None:
         statement = f"INSERT OR REPLACE INTO session ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 (constants)
-        self._db.execute(statement, tuple(getattr(new, column) for column in _COLUMNS.split(", ")))
+        self._db.execute(statement, _values(new))
 
     def _device_timestamp(self, device: bytes) -> int:
         row = self._db.execute("SELECT timestamp FROM device WHERE device = ?", (device,)).fetchone()
@@ -270,6 +298,12 @@ class SqliteStore:
 
     def _forget_exported(self) -> None:
         self._db.execute("DELETE FROM outbox WHERE number <= ?", (self._exported,))
+
+
+def _tell(jobs: Sequence[_Job[Any]]) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_result(None)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

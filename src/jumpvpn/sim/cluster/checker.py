@@ -54,8 +54,7 @@ class ClusterChecker:
         self.over = False
         self.skew_ms = 0  # how far any wall clock has been off
         self._world = world
-        self._nonces: dict[str, str] = {}
-        self._granted_versions: dict[str, int] = {}
+        self._nonces: dict[tuple[str, str], int] = {}
         self._heard: dict[str, tuple[int, str]] = {}
         self._late: dict[tuple[str, str], int] = {}
         self._lingering: dict[int, int] = {}
@@ -121,7 +120,7 @@ class ClusterChecker:
             f"{after.owner} owns it bound",
         )  # fmt: skip
         place = host.engine.places.get(uid)
-        adopted = after.owner != before.owner and (place is None or place.claimant is None)
+        adopted = after.owner != before.owner and place is not None and place.claimant is None
         if after.state == TERMINATED or transportless is None:
             return
         loose = self._last_known(known, host) if after.owner == before.owner else known.transportless
@@ -157,10 +156,13 @@ class ClusterChecker:
 
     def granted(self, node: str, request: Request, version: int) -> None:
         """A gateway installs the epoch that a request asked for."""
-        before = self._nonces.setdefault(request.nonce, node)
-        seen = "again" if request.nonce in self._granted_versions else ""
+        process = self._world.gateways[node].process
+        run = process.name if process is not None else node
+        # A process that begins anew knows no nonces: within a second of a grant that the store lacks, the request counts
+        # again. No client takes that answer.
+        before = self._nonces.setdefault((request.nonce, run), version)
         self.require(
-            Property.PROOF, not seen, "a nonce that counts once", f"{node} grants {request.nonce}, as {before} did"
+            Property.PROOF, before == version, "a nonce that counts once", f"{run} grants {request.nonce} again"
         )
         named = request.transport.split("/")[2]
         self.require(Property.PROOF, named == node, f"a request for {node}", f"it names {named}")
@@ -168,7 +170,6 @@ class ClusterChecker:
             Property.VERSION, version > request.version, f"a version above {request.version}, which the client knows",
             f"{node} grants {version}",
         )  # fmt: skip
-        self._granted_versions[request.nonce] = version
 
     def accepted(self, client: str, uid: str, epoch: int, node: str) -> None:
         """A client took data of ``node`` for current."""
@@ -217,6 +218,7 @@ class ClusterChecker:
         """Everything that holds at any instant."""
         for host in self._world.gateways.values():
             if host.running:
+                self._has_seen(host)
                 for hosted in host.hosted():
                     self._lease(host, hosted)
                 self._deadlines(host)
@@ -224,6 +226,18 @@ class ClusterChecker:
             client.checker.overdue()
             if client.uid:
                 self.look(client.uid)
+
+    def _has_seen(self, host: GatewayHost) -> None:
+        """The deadline lies at most a lease behind the last instant of which this gateway has seen every change."""
+        unseen = self._world.server.unseen_since(host.cluster.view.revision) if host.cluster is not None else None
+        if unseen is None or host.plane.fenced:
+            return
+        until, lease = host.machine.true(host.plane.deadline), host.config.lease
+        self.require(
+            Property.SINGLE_BINDING, until <= unseen + lease + lease // DRIFT,
+            f"{host.name} to act for a lease at most after what it has not seen",
+            f"it may for {(until - unseen) / SECOND:.3f} s",
+        )  # fmt: skip
 
     def _lease(self, host: GatewayHost, hosted: Hosted) -> None:
         """Who forwards holds a lease, and is the owner, or was at most a lease ago."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from bisect import bisect
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class StoreServer(MemoryCluster):
         self.ways: dict[str, Way] = {}
         self.watcher: Watcher = lambda _changes, _revision: None
         self.told_at: dict[int, int] = {}
+        self.moments: list[tuple[int, int]] = []
         self.outside = Context()  # of no process
         self._passable = asyncio.Event()
 
@@ -70,6 +72,7 @@ class StoreServer(MemoryCluster):
         """As ever; the watcher hears of it."""
         revision = super().change(changes, lease)
         self.told_at[revision] = self.loop.now
+        self.moments.append((revision, self.loop.now))
         self.watcher(changes, revision)
         return revision
 
@@ -78,6 +81,11 @@ class StoreServer(MemoryCluster):
         ends = super().renew(lease, length)
         self.loop.at(ends, self.tick, context=self.outside)
         return ends
+
+    def unseen_since(self, revision: int) -> int | None:
+        """When the first change after ``revision`` took place; None if there is none."""
+        place = bisect(self.moments, (revision, 1 << 62))
+        return self.moments[place][1] if place < len(self.moments) else None
 
     def moved(self) -> None:
         """A way changed: whoever waits for it looks again."""

@@ -78,10 +78,10 @@ class Trouble:
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def kill(self, host: GatewayHost, _client: ClientHost) -> None:
-        """SIGKILL, with or without the file of its sessions."""
+        """SIGKILL, with or without what the machine has on disk."""
         lose = self.dice.random() < 0.3
         span = self.dice.choice((0.0, 0.5, self._span(host)))
-        self._note(f"{host.name} dies{' and loses its file' if lose else ''}, back in {span:.1f} s")
+        self._note(f"{host.name} dies{' and loses its disk' if lose else ''}, back in {span:.1f} s")
         host.wanted = False
         host.kill(lose_disk=lose)
         self._later(span, host.start)

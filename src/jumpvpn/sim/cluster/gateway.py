@@ -131,7 +131,7 @@ class GatewayHost:
         task.add_done_callback(self._ended)
 
     def kill(self, *, lose_disk: bool = False) -> None:
-        """The process is gone without a word; ``lose_disk``: and so is the file of its sessions."""
+        """The process is gone without a word; ``lose_disk``: so is all that the machine had on disk."""
         if self.process is None:
             return
         self.process.dead = True
@@ -139,7 +139,7 @@ class GatewayHost:
         self.cluster = None
         self.recalled.clear()
         if lose_disk:
-            self.local = LocalFile()
+            self.local, self.disk, self.journal = LocalFile(), Disk(), Lines()
 
     def leave(self) -> None:
         """SIGTERM: clients are sent away, the lease is given back, the process ends."""

@@ -35,6 +35,7 @@ from jumpvpn.runtime.stores.etcd.records import (
     encode_session,
     lines_of,
 )
+from jumpvpn.runtime.stores.pool import Bounds, Pool, Spoilt
 from jumpvpn.runtime.stores.shared import Exchange, Found, KeptLines, Outcome, Unanswered, settle
 
 # etcd's own bounds are 1.5 MiB a request and 128 operations a transaction (--max-request-bytes, --max-txn-ops).
@@ -44,6 +45,8 @@ _PAGE = 256  # records: 16 MiB at most
 _LINES_PAGE = 16  # commits' lines: 16 MiB at most
 _FORGET = 100  # deletions in one transaction
 _INDEX_BITS = 16
+# Sessions that are asked for at the same time: two reads of each, of etcd's 128 operations; 4 MiB of records at most.
+_READS_TOGETHER = Bounds(at_once=2, items=60, size=60)
 _LISTINGS = 3  # begun again when the revision being listed is compacted away meanwhile
 
 
@@ -58,6 +61,7 @@ class EtcdStore:
         self._client = client
         self._names = Names(client.config.cluster, client.config.node)
         self._graves = Graves(client)
+        self._finds: Pool[bytes, list[pb.KeyValue | None]] = Pool(self._find_all, _READS_TOGETHER)
         self._exported = 0
 
     @classmethod
@@ -103,8 +107,11 @@ class EtcdStore:
 
     async def find(self, session_id: bytes) -> Found:
         """One session with the revision of its last change, terminated ones too."""
-        answer = await self._client.ask(TXN, pb.TxnRequest(success=self._reads(session_id)))
-        return _found(values(answer))
+        deadline = self._client.deadline()
+        try:
+            return _found(await self._finds.ask(session_id, 1, deadline))
+        except Spoilt:
+            return _found((await self._find_all((session_id,), deadline))[0])
 
     async def commit(self, write: Write) -> CommitResult:
         """Apply one unit in one transaction; a majority has it on disk when this returns COMMITTED.
@@ -241,6 +248,12 @@ class EtcdStore:
                 f"etcd: {key.decode()} has format {found.decode('ascii', 'backslashreplace')!r}, "
                 f"this program knows {FORMAT.decode()!r}; upgrade the program, or name another cluster"
             )
+
+    async def _find_all(self, session_ids: Sequence[bytes], deadline: float) -> list[list[pb.KeyValue | None]]:
+        """What there is of each of these sessions, for ``_found``; in one transaction, so all as of one revision."""
+        reads = [read for session_id in session_ids for read in self._reads(session_id)]
+        read = values(await self._client.ask(TXN, pb.TxnRequest(success=reads), deadline))
+        return [read[first : first + 2] for first in range(0, len(read), 2)]
 
     async def _once(self, request: pb.TxnRequest, deadline: float) -> Any:
         return await self._client.once(TXN, request, deadline)
