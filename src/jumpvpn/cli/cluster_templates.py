@@ -171,7 +171,7 @@ listen-metrics-urls: "http://127.0.0.1:{metrics}"
 heartbeat-interval: 100
 election-timeout: 1000
 
-# Old revisions are dropped after five minutes, so that a gateway which was away that long reads all records anew. The quota
+# Old revisions are dropped after five minutes; a gateway that was away for longer reads all records anew. The quota
 # (bytes) stops writes before the disk is full; docs/scale.md says what so many sessions need.
 auto-compaction-mode: "periodic"
 auto-compaction-retention: "5m"

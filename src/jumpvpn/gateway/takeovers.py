@@ -18,7 +18,8 @@ from jumpvpn.session.records import BadRecord, Kept, decode
 from jumpvpn.session.state import Session
 from jumpvpn.values import SessionId
 
-READS_MAX = 512  # records asked for at the same time; requests beyond are dropped, and repeated by their clients
+WAITING_MAX = 16_384  # sessions: as many requests as wait in the packet core; the rest is dropped, and repeated
+AT_ONCE = 256  # read and claimed at the same time: what more would do is make the loop late for the lease
 
 
 Claim = Callable[[Session, Kept, int, StoredSession], None]
@@ -41,6 +42,7 @@ class Takeovers:
         self._complain = complain
         self._reading: dict[bytes, list[inp.ReattachAsked]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gate = asyncio.Semaphore(AT_ONCE)
         self._candidates: dict[int, StoredSession] = {}
 
     def asked(self, session_id: bytes, request: inp.ReattachAsked) -> None:
@@ -48,7 +50,7 @@ class Takeovers:
         waiting = self._reading.get(session_id)
         if waiting is not None:
             waiting.append(request)
-        elif len(self._reading) >= READS_MAX:
+        elif len(self._reading) >= WAITING_MAX:
             self._drop(request)
         else:
             self._reading[session_id] = [request]
@@ -81,7 +83,8 @@ class Takeovers:
 
     async def _read(self, session_id: bytes) -> None:
         try:
-            stored = await self._store.load(session_id)
+            async with self._gate:
+                stored = await self._store.load(session_id)
         except StoreUnavailable as failure:  # the client repeats its request, here or elsewhere
             self._complain(failure.reason)
             for request in self._reading.pop(session_id):

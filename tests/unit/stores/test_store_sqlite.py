@@ -277,6 +277,26 @@ async def test_use_after_close_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.load_all()
     await store.close()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="the store is closed"):
+            await store.commit(a_write())
+
+
+async def test_more_commits_than_fit_in_a_transaction_are_all_answered_before_the_file_is_closed(
+    tmp_path: Path,
+) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db")
+    writes = [dataclasses.replace(a_write(), session_id=n.to_bytes(16, "big")) for n in range(600)]
+    tasks = [asyncio.create_task(store.commit(write)) for write in writes]
+    await asyncio.sleep(0)
+    for task in tasks[::7]:
+        task.cancel()
+    await store.close()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [result for n, result in enumerate(results) if n % 7] == [CommitResult.COMMITTED] * (600 - 86)
+    again = await SqliteStore.open(tmp_path / "s.db")
+    assert len(await again.load_all()) == 600
+    await again.close()
 
 
 async def test_a_cancelled_commit_can_be_asked_for_again(tmp_path: Path) -> None:

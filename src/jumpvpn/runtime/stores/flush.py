@@ -11,12 +11,11 @@ from typing import Protocol
 
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.stores.base import TERMINATED, ForeignRecord, StoredSession, StoreUnavailable, Write
+from jumpvpn.runtime.stores.pool import COMMIT_BYTES, COMMITS_TOGETHER
 from jumpvpn.runtime.stores.shared import Exchange, Found, SharedStore, Unanswered, same_record
 
 FLUSH_WITHIN = 1.0  # seconds from a local commit to the shared store, while that one serves at its usual speed
 _COLLECT = FLUSH_WITHIN / 2  # what changes meanwhile goes in the same transaction; the rest is for the transaction
-_BATCH = 40  # sessions: three reads of each if the comparison fails, of etcd's 128 operations in a transaction
-_BATCH_BYTES = 768 << 10  # with names and framing below etcd's 1.5 MiB in a request
 _AT_ONCE = 4  # transactions: 10,000 sessions that changed in one second need 250
 _TRIES = 3  # of one batch in which some records were found changed; what remains is left to the next round
 MOST_PENDING_BYTES = 64 << 10  # lines of one session that ride along; older ones stay in the node's own journal only
@@ -155,7 +154,7 @@ class Flusher:
 
     async def _round(self) -> None:
         ids = list(self._since)
-        batches = [ids[first : first + _BATCH] for first in range(0, len(ids), _BATCH)]
+        batches = [ids[first : first + COMMITS_TOGETHER] for first in range(0, len(ids), COMMITS_TOGETHER)]
         for first in range(0, len(batches), _AT_ONCE):
             tries = [self._flush(batch) for batch in batches[first : first + _AT_ONCE]]
             for failure in await asyncio.gather(*tries, return_exceptions=True):
@@ -208,7 +207,7 @@ class Flusher:
                     self.forget(session_id)
                 continue
             size += len(row.body) + len(row.sealed or b"") + sum(map(len, held.lines))
-            if size > _BATCH_BYTES and changes:
+            if size > COMMIT_BYTES and changes:
                 return changes, list(ids[place:])
             changes.append(Exchange(_write(row, base, tuple(held.lines)), row, held.base, held.added))
         return changes, []

@@ -165,8 +165,8 @@ class Commits:
 class OneCommit:
     """What ``settle`` asks for one commit: it shares transactions with others until it is in doubt.
 
-    A change that is found unchanged after a shared exchange was not sent in vain by itself: nothing of it is under way
-    any more, as after every answer. After an exchange without an answer that would not be so, hence it goes alone.
+    A shared exchange that another's comparison stopped leaves nothing of this change under way. One without an answer
+    may; then the next goes alone, because only the failure of this change's own comparison would end the doubt.
     """
 
     def __init__(self, shared: SharedStore, pool: Pool[Exchange, Outcome]) -> None:

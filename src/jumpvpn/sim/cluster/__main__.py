@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jumpvpn.sim.cluster", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A cluster's shell and engines as shipped, under a virtual clock; store and network break and heal.",
+        description="A cluster's shell and engines as shipped, in virtual time; store and network break and heal.",
     )  # fmt: skip
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--seeds", type=int, metavar="N", help=f"how many (default {DEFAULT_SEEDS}; mutants {SEEDS})")
@@ -133,7 +133,7 @@ def _many(options: argparse.Namespace) -> int:
 def _mutants(options: argparse.Namespace) -> int:
     seeds, progress, found = options.seeds if options.seeds is not None else SEEDS, Progress(), list[Found]()
     for name in MUTANTS:
-        found.append(hunt(name, journal_judge, seeds, lambda seed, name=name: progress(f"{name}: seed {seed}")))
+        found.append(hunt(name, journal_judge, seeds, progress))
     body = {"mutants": [_of(result) for result in found]}
     if options.json:
         sys.stdout.write(dumps(body))
@@ -154,7 +154,8 @@ def _words(found: Found) -> str:
     if found.outcome is None or found.outcome.failure is None:
         return f"NOT FOUND in {found.seeds} seeds: {found.name}"
     broken = found.outcome.failure
-    return f"found by seed {found.outcome.seed}: {found.name}\n    {broken.prop}: expected {broken.expected}; {broken.seen}"
+    shown = f"{broken.prop}: expected {broken.expected}; {broken.seen}"
+    return f"found by seed {found.outcome.seed}: {found.name}\n    {shown}"
 
 
 def _print(lines: str) -> None:

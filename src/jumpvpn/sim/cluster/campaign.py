@@ -96,7 +96,7 @@ def text(total: Total) -> Iterator[str]:
         ordered = sorted(total.recoveries)
         late = ordered[len(ordered) * 99 // 100]
         yield f"settled after the heal: {ordered[len(ordered) // 2]:g} s in the middle, {late:g} s for 99 of 100"
-    yield "more than one gateway acting, samples: " + _counts(total.notes)
+    yield "notes (samples with more than one gateway acting, seeds not audited): " + _counts(total.notes)
     yield "checks: " + _counts(total.checks)
     for outcome in total.failed:
         yield from failure(outcome)

@@ -1,9 +1,9 @@
-"""What must hold of the cluster at every change of the store, every grant, every packet, and every tenth of a second."""
+"""What must hold of the cluster at each change of the store, each grant, each packet, and each tenth of a second."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ class ClusterChecker:
         self._heard: dict[str, tuple[int, str]] = {}
         self._late: dict[tuple[str, str], int] = {}
         self._lingering: dict[int, int] = {}
+        self._unattended: dict[tuple[str, bytes], int] = {}
+        self.at_grant: Callable[[str], None] | None = None
 
     def require(self, prop: Property, holds: bool, expected: str, seen: str) -> None:
         """Count one question about ``prop``; raise unless it holds."""
@@ -116,8 +118,8 @@ class ClusterChecker:
     ) -> None:  # fmt: skip
         before, uid = known.stored, SessionId(after.session_id).uid
         self.require(
-            Property.EPOCH, session.binding is None, f"no binding of {uid[:4]} that a new owner inherits",
-            f"{after.owner} owns it bound",
+            Property.EPOCH, session.binding is None or after.epoch > before.epoch,
+            f"no binding of {uid[:4]} that a new owner inherits", f"{after.owner} owns it bound",
         )  # fmt: skip
         place = host.engine.places.get(uid)
         adopted = after.owner != before.owner and place is not None and place.claimant is None
@@ -158,8 +160,8 @@ class ClusterChecker:
         """A gateway installs the epoch that a request asked for."""
         process = self._world.gateways[node].process
         run = process.name if process is not None else node
-        # A process that begins anew knows no nonces: within a second of a grant that the store lacks, the request counts
-        # again. No client takes that answer.
+        # A process that begins anew knows no nonces: within a second of a grant that the store lacks, the request
+        # counts again. No client takes that answer.
         before = self._nonces.setdefault((request.nonce, run), version)
         self.require(
             Property.PROOF, before == version, "a nonce that counts once", f"{run} grants {request.nonce} again"
@@ -170,6 +172,10 @@ class ClusterChecker:
             Property.VERSION, version > request.version, f"a version above {request.version}, which the client knows",
             f"{node} grants {version}",
         )  # fmt: skip
+
+        if self.at_grant is not None:
+            strike, self.at_grant = self.at_grant, None
+            strike(node)
 
     def accepted(self, client: str, uid: str, epoch: int, node: str) -> None:
         """A client took data of ``node`` for current."""
@@ -212,6 +218,20 @@ class ClusterChecker:
                 ]  # fmt: skip
         return found
 
+    def sends(self, host: GatewayHost, hosted: Hosted) -> None:
+        """A gateway sends data."""
+        self._lease(host, hosted)
+
+    def let_go(self, node: str, uid: str, term: int, code: str) -> None:
+        """A gateway says that it owns a session no more."""
+        known = next((known for raw, known in self.known.items() if SessionId(raw).uid == uid), None)
+        own = known is not None and (known.stored.owner, known.stored.term) == (node, term)
+        live = known is not None and known.stored.state != TERMINATED
+        self.require(
+            Property.FINITE, code != "not_owner" or not (own and live), f"{node} to keep {uid[:4]}, which it owns",
+            f"it lets go of it in its own term {term}",
+        )  # fmt: skip
+
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def sample(self) -> None:
@@ -222,6 +242,9 @@ class ClusterChecker:
                 for hosted in host.hosted():
                     self._lease(host, hosted)
                 self._deadlines(host)
+        for session_id, known in self.known.items():
+            if known.stored.state != TERMINATED:
+                self._attended(session_id, known.stored.owner)
         for client in self._world.clients:
             client.checker.overdue()
             if client.uid:
@@ -264,6 +287,26 @@ class ClusterChecker:
             Property.SINGLE_BINDING, past <= lease + lease // DRIFT,
             f"{host.name} to stop within a lease after {known.stored.owner} took over",
             f"it forwards {past / SECOND:.3f} s later",
+        )  # fmt: skip
+
+    def _attended(self, session_id: bytes, owner: str) -> None:
+        """What a gateway owns, it sees to: its deadlines have nobody else."""
+        host, uid = self._world.gateways[owner], SessionId(session_id).uid
+        way = self._world.server.way(owner)
+        able = (
+            host.running
+            and not host.plane.fenced
+            and not host.leaving
+            and not way.troubled
+            and not self._world.server.down
+        )
+        if not able or uid in host.engine.places:
+            self._unattended.pop((owner, session_id), None)
+            return
+        since = self._unattended.setdefault((owner, session_id), self._world.now)
+        self.require(
+            Property.FINITE, self._world.now - since <= 2 * host.config.lease + LATE,
+            f"{owner} to see to {uid[:4]}, which it owns", f"it has not for {(self._world.now - since) / SECOND:.1f} s",
         )  # fmt: skip
 
     def _deadlines(self, host: GatewayHost) -> None:

@@ -43,6 +43,11 @@ class Way:
     watch_delay: int = 3 * MILLISECOND
     lose_answers: float = 0.0
 
+    @property
+    def troubled(self) -> bool:
+        """Whether requests or changes do not get through as they should."""
+        return self.cut_up or self.cut_down or self.cut_watch or bool(self.lose_answers)
+
     def heal(self) -> None:
         """Everything passes, quickly."""
         self.cut_up = self.cut_down = self.cut_watch = False
@@ -322,6 +327,18 @@ class Joined:
         self.may_act_until: Callable[[], Instant] = lambda: Instant(0)
         self.store: Any = None
         self._inner = inner
+
+    def until(self) -> Instant:
+        """Until when this node may change what is shared."""
+        return self.may_act_until()
+
+    def tell_lost(self, session_id: bytes, found: StoredSession | None) -> None:
+        """A change met a record that is not this node's any more."""
+        self.lost(session_id, found)
+
+    def tell(self, reason: str) -> None:
+        """Words about what cannot be read."""
+        self.complain(reason)
 
     async def claim_addresses(self, device: bytes) -> tuple[str, ...]:
         """The inner addresses of a device; claiming them is not modelled."""

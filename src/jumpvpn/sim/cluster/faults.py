@@ -13,21 +13,23 @@ from jumpvpn.sim.cluster.world import ClusterWorld
 from jumpvpn.sim.link import Link
 from jumpvpn.values import MILLISECOND, SECOND
 
-PROCESSES = ("kill", "stop", "pause", "drain")
+PROCESSES = ("kill", "kill_at_a_grant", "stop", "pause", "drain")
 STORE = ("cut_store", "outage", "slow_store", "lost_answers", "late_watch", "compacts", "clock_jumps")
 NETWORK = ("cut_clients", "one_way", "slow_link", "swallow", "rebind", "link_down")
-PEOPLE = ("replay", "operator_switch", "operator_ends", "crash_client", "traffic")
+PEOPLE = ("replay", "operator_switch", "back_and_forth", "operator_ends", "crash_client", "traffic")
 
 THEMES: Mapping[str, Mapping[str, int]] = {
     "everything": dict.fromkeys((*PROCESSES, *STORE, *NETWORK, *PEOPLE), 2) | {"operator_ends": 1, "crash_client": 1},
-    "crashes": {"kill": 6, "stop": 2, "cut_clients": 2, "traffic": 1, "replay": 2, "lost_answers": 1},
+    "crashes": {"kill": 4, "kill_at_a_grant": 4, "stop": 2, "cut_clients": 2, "traffic": 1, "replay": 2,
+                "lost_answers": 1},
     "stops": {"pause": 6, "kill": 1, "slow_link": 1, "swallow": 1, "cut_clients": 2, "drain": 1},
     "partitions": {"cut_store": 6, "cut_clients": 4, "outage": 1, "late_watch": 2, "one_way": 2},
     "store": {"outage": 3, "slow_store": 3, "lost_answers": 4, "late_watch": 3, "compacts": 1, "kill": 2,
               "cut_clients": 3},
-    "moves": {"cut_clients": 4, "operator_switch": 4, "drain": 4, "link_down": 2, "slow_link": 2, "swallow": 3,
-              "stop": 2},
-    "attack": {"replay": 8, "cut_clients": 3, "kill": 3, "operator_switch": 2, "slow_link": 2, "swallow": 2},
+    "moves": {"cut_clients": 4, "operator_switch": 4, "back_and_forth": 3, "drain": 4, "link_down": 2, "slow_link": 2,
+              "swallow": 3, "stop": 2},
+    "attack": {"replay": 8, "kill_at_a_grant": 2, "cut_clients": 3, "kill": 3, "operator_switch": 2, "slow_link": 2,
+               "swallow": 2},
     "clocks": {"clock_jumps": 4, "kill": 3, "cut_clients": 3, "cut_store": 2, "pause": 1},
 }  # fmt: skip
 """Weights by theme."""
@@ -85,6 +87,29 @@ class Trouble:
         host.wanted = False
         host.kill(lose_disk=lose)
         self._later(span, host.start)
+
+    def kill_at_a_grant(self, _host: GatewayHost, client: ClientHost) -> None:
+        """Whichever gateway grants next dies before the store has that; its client is silent for a while."""
+        wait, silent = self.dice.choice((0.0, 0.05, 0.3)), self.dice.choice((0.0, 0.0, 2.0, 12.0))
+        span = self.dice.choice((0.5, 8.0, 20.0))
+        self._note("the next gateway that grants a request dies")
+
+        def granted(name: str) -> None:
+            self.world.later(int(wait * SECOND), self._unless_over, lambda: self._struck(name, client, silent, span))
+
+        self.world.checker.at_grant = granted
+        self.operator_switch(self.dice.choice(list(self.world.gateways.values())), client)
+
+    def _struck(self, name: str, client: ClientHost, silent: float, span: float) -> None:
+        host = self.world.gateways[name]
+        self._note(f"{name} dies, back in {span} s, and {client.name} is silent for {silent} s")
+        host.wanted = False
+        host.kill()
+        self._later(span, host.start)
+        if silent:
+            for interface in client.interfaces:
+                self._interface(client, interface, up=False)
+            self._later(silent, lambda: self._all_up(client))
 
     def stop(self, host: GatewayHost, _client: ClientHost) -> None:
         """SIGTERM: sessions are sent away, the lease is given back; then it starts again."""
@@ -175,13 +200,17 @@ class Trouble:
         ways = [(c, t) for c in clients for t in list(c.client.transports) if t.endswith(f"/{host.name}")]
         return [self.world.link(found, transport) for found, transport in ways]
 
+    def _calm(self, links: list[Link]) -> None:
+        for link in links:
+            link.calm()
+
     def cut_clients(self, host: GatewayHost, client: ClientHost) -> None:
         """Between one gateway and one or all clients nothing passes."""
         links, span = self._links(host, client), self._span(host)
         self._note(f"{host.name} is cut from {len(links)} ways of clients for {span:.1f} s")
         for link in links:
             link.passes = False
-        self._later(span, lambda: [link.calm() for link in links] and None)
+        self._later(span, lambda: self._calm(links))
 
     def one_way(self, host: GatewayHost, client: ClientHost) -> None:
         """One direction is gone."""
@@ -190,7 +219,7 @@ class Trouble:
         self._note(f"{len(links)} ways pass only {'towards' if up else 'from'} {host.name}")
         for link in links:
             link.passes_up, link.passes_down = up, not up
-        self._later(self._span(host), lambda: [link.calm() for link in links] and None)
+        self._later(self._span(host), lambda: self._calm(links))
 
     def slow_link(self, host: GatewayHost, client: ClientHost) -> None:
         """Answers come when their asker has gone on: two requests are in flight at two gateways."""
@@ -199,7 +228,7 @@ class Trouble:
         self._note(f"{len(links)} ways to {host.name} take {delay // MILLISECOND} ms")
         for link in links:
             link.delay = delay
-        self._later(self._span(host), lambda: [link.calm() for link in links] and None)
+        self._later(self._span(host), lambda: self._calm(links))
 
     def swallow(self, host: GatewayHost, client: ClientHost) -> None:
         """A middlebox swallows one kind of message."""
@@ -208,7 +237,7 @@ class Trouble:
         self._note(f"each {kind} between {host.name} and {len(links)} ways is swallowed")
         for link in links:
             link.drop = lambda sent: sent == kind
-        self._later(self._span(host), lambda: [link.calm() for link in links] and None)
+        self._later(self._span(host), lambda: self._calm(links))
 
     def rebind(self, _host: GatewayHost, client: ClientHost) -> None:
         """A NAT forgets."""
@@ -224,6 +253,10 @@ class Trouble:
         self._note(f"{client.name}'s {name} is down for {span} s")
         self._interface(client, name, up=False)
         self._later(span, lambda: self._interface(client, name, up=True))
+
+    def _all_up(self, client: ClientHost) -> None:
+        for interface in client.interfaces:
+            self._interface(client, interface, up=True)
 
     def _interface(self, client: ClientHost, name: str, *, up: bool) -> None:
         client.interfaces[name] = up
@@ -246,6 +279,17 @@ class Trouble:
             transport = self.dice.choice(wanted)
             self._note(f"{client.name} is asked to use {transport}")
             client.post("client", inp.OperatorSwitch(transport))
+
+    def back_and_forth(self, host: GatewayHost, client: ClientHost) -> None:
+        """A session leaves its gateway and is back before that one has heard of it."""
+        home = client.client_plane.home
+        others = [name for name in self.world.gateways if name != home]
+        if not home or client.session is None:
+            return
+        self.world.server.way(home).watch_delay = self.dice.choice((500, 1000, 1500)) * MILLISECOND
+        self._note(f"{client.name} goes to {others[0]} and back to {home}, which hears late")
+        self.operator_switch(self.world.gateways[others[0]], client)
+        self._later(0.2, lambda: self.operator_switch(self.world.gateways[home], client))
 
     def operator_ends(self, host: GatewayHost, client: ClientHost) -> None:
         """An operator ends a session, at either end."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from jumpvpn.config import GatewayConfig
 from jumpvpn.config_cluster import ClusterConfig
 from jumpvpn.engine import inputs as inp
@@ -21,8 +23,8 @@ from jumpvpn.runtime.journal import export_outbox
 from jumpvpn.runtime.recorder import Recorder
 from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable
 from jumpvpn.runtime.stores.cluster import ClusterStore
-from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.membership import Member, Serving
+from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.session.records import FORMAT
 from jumpvpn.sim.cluster.etcd import Joined, NodeLeases, Records, Sightings
 from jumpvpn.sim.cluster.loop import PROCESS, Process
@@ -41,12 +43,17 @@ START_AGAIN = SECOND // 2  # a start that fails is tried again by whoever superv
 class Lines:
     """The journal's file."""
 
-    def __init__(self) -> None:
+    def __init__(self, let_go: Callable[[str, int, str], None]) -> None:
         self.lines: list[bytes] = []
+        self._let_go = let_go
 
     def append(self, lines: Sequence[bytes]) -> None:
         """All of them."""
         self.lines += lines
+        for line in lines:
+            if b'"event":"ownership.lost"' in line:
+                told = msgspec.json.decode(line)
+                self._let_go(told["session_uid"], told["owner_epoch"], told["data"]["code"])
 
 
 class LocalFile(MemoryStore):
@@ -87,7 +94,7 @@ class GatewayHost:
     def __init__(self, world: ClusterWorld, machine: Machine, rules: Policy, config: ClusterConfig) -> None:
         self.world, self.machine, self.rules, self.config = world, machine, rules, config
         self.name = machine.name
-        self.journal, self.disk, self.local = Lines(), Disk(), LocalFile()
+        self.journal, self.disk, self.local = Lines(self._let_go), Disk(), LocalFile()
         self.sightings = Sightings()
         self.process: Process | None = None
         self.plane: NodePlane
@@ -104,6 +111,10 @@ class GatewayHost:
         self.recalled: list[tuple[Hosted, int, str]] = []  # one packet each that was checked before a pause
         self._context = Context()
         self._runs = 0
+        self.disks_lost = 0
+
+    def _let_go(self, uid: str, term: int, code: str) -> None:
+        self.world.checker.let_go(self.name, uid, term, code)
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -139,7 +150,8 @@ class GatewayHost:
         self.cluster = None
         self.recalled.clear()
         if lose_disk:
-            self.local, self.disk, self.journal = LocalFile(), Disk(), Lines()
+            self.disks_lost += 1
+            self.local, self.disk, self.journal = LocalFile(), Disk(), Lines(self._let_go)
 
     def leave(self) -> None:
         """SIGTERM: clients are sent away, the lease is given back, the process ends."""
@@ -196,9 +208,8 @@ class GatewayHost:
         server, machine = self.world.server, self.machine
         shared = Joined(NodeLeases(server, machine, self.sightings), self.world.inner)
         shared.store = await ClusterStore.open(
-            self.local, Records(server, machine), self.name, give_up_at=lambda: shared.may_act_until(),
-            conflicts=lambda session_id, found: shared.lost(session_id, found),
-            foreign=lambda reason: shared.complain(reason),
+            self.local, Records(server, machine), self.name, give_up_at=shared.until, conflicts=shared.tell_lost,
+            foreign=shared.tell,
         )  # fmt: skip
         journal = cast(Any, self.journal)
         await export_outbox(shared.store, journal)

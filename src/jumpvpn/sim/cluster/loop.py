@@ -73,17 +73,17 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Seconds; exact to some hundred nanoseconds."""
         return self.now / SECOND
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         """At this instant, after everything that is ready."""
         call = Call(callback, args, context if context is not None else copy_context(), self.now)
         self._ready.append(call)
         return call
 
-    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         """In ``delay`` seconds."""
         return self.at(self.now + max(0, round(delay * SECOND)), callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         """At the loop's time ``when`` (s)."""
         return self.at(round(when * SECOND), callback, *args, context=context)
 

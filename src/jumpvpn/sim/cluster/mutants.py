@@ -9,10 +9,10 @@ from typing import Any
 
 from jumpvpn.engine import takeover
 from jumpvpn.engine.client import ClientEngine
+from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.lease import LeaseKeeper
 from jumpvpn.runtime.stores.cluster import ClusterStore
-from jumpvpn.runtime.stores.flush import Held
 from jumpvpn.sim.cluster.plane import NodePlane
 from jumpvpn.sim.cluster.roaming import Roaming
 from jumpvpn.sim.cluster.run import Judge, Outcome, play
@@ -32,7 +32,7 @@ class Found:
 
 def _deadline_ignored() -> list[Swap]:
     """The packet core forwards on, whatever its clock says."""
-    return [(NodePlane, "fenced", property(lambda plane: plane.deadline == 0))]
+    return [(NodePlane, "fenced", property(lambda _plane: False))]
 
 
 def _beat_not_awaited() -> list[Swap]:
@@ -49,12 +49,13 @@ def _beat_not_awaited() -> list[Swap]:
 
 
 def _term_not_compared() -> list[Swap]:
-    """Write-behind takes any newer record for its own, whoever wrote it in whatever term."""
+    """Old news of another owner, told late, count as new."""
+    elsewhere = GatewayEngine._owner_elsewhere
 
-    def ours(_held: Held, _node: str, _term: int, version: int) -> Callable[[Any], bool]:
-        return lambda found: found.session is not None and found.session.version < version
+    def believed(engine: GatewayEngine, seen: Any, now: Any) -> Any:
+        return elsewhere(engine, replace(seen, owner_epoch=1 << 62), now)
 
-    return [(Held, "ours", ours)]
+    return [(GatewayEngine, "_owner_elsewhere", believed)]
 
 
 def _claim_not_fenced() -> list[Swap]:
@@ -75,8 +76,8 @@ def _claim_not_fenced() -> list[Swap]:
 
 def _floor_ignored() -> list[Swap]:
     """What the client knows beyond the record is not heeded."""
-    claim_for = takeover.claim_for
-    return [(takeover, "claim_for", lambda asked: replace(claim_for(asked), proven_version=0, proven_epoch=0))]
+    change = takeover._proven_change
+    return [(takeover, "_proven_change", lambda *known: replace(change(*known), proven_version=0, proven_epoch=0))]
 
 
 def _adoption_resets_the_clock() -> list[Swap]:
@@ -125,11 +126,13 @@ def built_in(name: str) -> Iterator[None]:
             setattr(owner, attribute, value)
 
 
-def hunt(name: str, judge: Judge | None, seeds: int = SEEDS, tell: Callable[[int], None] = lambda _seed: None) -> Found:
+def hunt(
+    name: str, judge: Judge | None, seeds: int = SEEDS, tell: Callable[[str], None] = lambda _words: None
+) -> Found:
     """Play seeds until the defect is found."""
     with built_in(name):
         for seed in range(seeds):
-            tell(seed)
+            tell(f"{name}: seed {seed}")
             outcome = play(seed, judge)
             if outcome.failure is not None:
                 return Found(name, seed + 1, outcome)

@@ -64,6 +64,7 @@ class Hosted(GatewayPlane):
     def tell(self, fact: Any) -> None:
         """Facts as the native module words them."""
         uid, handle = self.uid, self.handle
+        told: tuple[Any, ...]
         match fact:
             case inp.PathValidated():
                 told = ("path_validated", handle, path_of(fact.transport), fact.peer, fact.rtt_ns)
@@ -97,6 +98,8 @@ class Hosted(GatewayPlane):
             content["new_keys"] = self.keys.get(content["new"])
         content["data"] = kind == "probe" and index == self.active and self.world.traffic
         content["path"] = index
+        if content["data"]:
+            self.host.world.checker.sends(self.host, self)
         self.host.carry_back(self.uid, kind, address, content)
 
     def receive(self, kind: str, index: int, address: str, content: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from jumpvpn.config import GatewayPeer
 from jumpvpn.config_cluster import ClusterConfig
-from jumpvpn.policy.model import Policy
 from jumpvpn.sim.client_plane import Request
 from jumpvpn.sim.cluster.checker import ClusterChecker
 from jumpvpn.sim.cluster.client import ClientHost
@@ -34,14 +33,16 @@ class ClusterWorld:
 
     def __init__(self, plan: Plan, dice: random.Random) -> None:
         self.plan, self.network = plan, dice
-        self.loop = VirtualLoop(START)
+        self.loop = VirtualLoop(START)  # type: ignore[abstract]  # nothing asks for its other methods
         self.outside = Context()
         self.processes: list[Process] = []
         self.server = StoreServer(self.loop, dice)
         self.log: list[tuple[int, str]] = []
         self.requests: list[tuple[Request, bytes, str]] = []
         self.raw: dict[str, bytes] = {}
-        self.inner = {f"device of client{n}".encode(): (f"10.9.0.{n + 2}/32",) for n in range(plan.clients)}
+        self.inner: dict[bytes, tuple[str, ...]] = {
+            f"device of client{n}".encode(): (f"10.9.0.{n + 2}/32",) for n in range(plan.clients)
+        }
         self._count = 0
         self._traffic = True
         self._addresses: dict[tuple[str, str], tuple[ClientHost, TransportId]] = {}
@@ -72,7 +73,11 @@ class ClusterWorld:
 
     def _peer(self, name: str) -> GatewayPeer:
         return GatewayPeer.model_validate(
-            {"name": name, "address": self.address(name), "public_key": base64.b64encode(self.public_key(name)).decode()}
+            {
+                "name": name,
+                "address": self.address(name),
+                "public_key": base64.b64encode(self.public_key(name)).decode(),
+            }
         )
 
     @staticmethod

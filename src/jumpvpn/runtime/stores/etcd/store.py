@@ -176,6 +176,7 @@ class EtcdStore:
     async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
         """Oldest lines of this node's commits not yet exported, in the order of the commits.
 
+        For a node that commits each change by itself, with ``commit``; a ``ClusterStore`` exports from its own file.
         A line's number is the revision of its commit and its place in it: it rises over restarts without a counter.
         """
         found = list[tuple[int, bytes]]()
