@@ -223,9 +223,11 @@ class ClusterWorld:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def settle_journals(self) -> None:
-        """What the nodes hold back goes into their journals."""
+        """Into the journals: what nodes hold back, and what the store keeps for them until their next start."""
         for host in self.gateways.values():
             host.close()
+            for kept in self.server.outboxes.get(host.name, {}).values():
+                host.journal.lines += kept.lines
         for client in self.clients:
             client.journal.close(client.clock())
 

@@ -1,0 +1,77 @@
+"""Defects of the shell that the simulated cluster has found, each alone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jumpvpn.gateway.adoption import Adoption
+from jumpvpn.gateway.executor import NONCES_REMEMBERED, Granted
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.stores.base import StoredSession
+from jumpvpn.runtime.stores.flush import Held
+from jumpvpn.runtime.stores.shared import Found
+from jumpvpn.sim.cluster.mutants import play
+from jumpvpn.sim.judge import journal_judge
+from jumpvpn.values import Instant
+
+STORED = StoredSession(b"s" * 16, 2, "ATTACHED", 1, b"", None, "s:x", 1, "h", "w", "gw1", 1)
+
+
+def test_an_own_change_whose_answer_was_lost_is_no_rivals_for_the_next_claim() -> None:
+    held = Held(Found(STORED, 1), 5)
+    flushed = Found(replace(STORED, version=5), 2)
+    assert held.ours("gw1", 1, 6)(flushed)
+    assert held.ours("gw1", 2, 6)(flushed), "the first commit of the node's next term"
+    assert not held.ours("gw1", 2, 6)(Found(replace(STORED, version=5, owner="gw2", term=2), 2))
+    assert not held.ours("gw1", 2, 6)(Found(replace(STORED, version=5, term=3), 2))
+
+
+def test_a_granted_request_counts_once_also_when_its_session_has_moved_on() -> None:
+    granted = Granted()
+    assert granted.asked(1, "uid", "aa")
+    assert granted.asked(2, "uid", "aa"), "refused or forgotten before, it is as new as ever"
+    granted.grant(2)
+    assert not granted.asked(3, "uid", "aa")
+    assert granted.asked(4, "other", "aa")
+    for number in range(NONCES_REMEMBERED):
+        granted.asked(10 + number, "uid", f"n{number}")
+        granted.grant(10 + number)
+    assert granted.asked(99, "uid", "aa"), "bounded: the store has refused it long since"
+
+
+async def test_a_node_that_may_not_act_does_not_ask_itself_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class View:
+        def owned_by(self, _node: str) -> list[bytes]:
+            return [b"s" * 16]
+
+        def heir(self, _session_id: bytes) -> str:
+            return "gw2"
+
+    asked = 0
+
+    def may_act() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    async def adopt(*_args: Any, **_more: Any) -> None:
+        raise AssertionError("it may not act")
+
+    monkeypatch.setattr(clock, "boot_time", lambda: Instant(1_000))
+    adoption = Adoption("gw2", View(), 0, adopt, may_act)  # type: ignore[arg-type]
+    adoption.gone("gw1")
+    task = asyncio.create_task(adoption.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert asked == 1
+
+
+@pytest.mark.parametrize("seed", [77, 78, 90, 127, 170, 354, 499, 674, 756, 831, 910, 918, 1077, 1956])
+def test_seeds_that_once_failed(seed: int) -> None:
+    assert play(seed, journal_judge).failure is None
