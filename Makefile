@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: help setup setup-test demo demo-cluster test test-fast test-cluster chaos model sim coverage check lint format bench vectors lock clean
+.PHONY: help setup setup-test demo demo-cluster test test-fast test-cluster chaos model sim sim-cluster coverage check lint format bench vectors lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ model: setup-test ## explore the session's machine, try its mutants, check the T
 
 sim: setup-test ## both engines in a simulated world, 2,000 seeds; ARGS="--seed 17" shows one
 	@$(PY) -m jumpvpn.sim $(ARGS)
+
+sim-cluster: setup-test ## the gateways' shell and both engines in simulated clusters, 500 seeds; ARGS="--mutants"
+	@$(PY) -m jumpvpn.sim.cluster $(ARGS)
 
 coverage: setup-test ## write docs/reference/coverage.md from exploration, simulation and the journals of real nodes
 	@mkdir -p coverage-output
