@@ -387,6 +387,23 @@ def test_a_path_that_was_told_dead_is_watched_anew_after_a_reattach(pair: Pair) 
             pair.reattach(1)
 
 
+def test_a_client_watches_anew_what_a_gateway_granted_that_is_never_heard_again(pair: Pair) -> None:
+    with Proxy(pair.gateway_address) as proxy:
+        pair.path_through(proxy, 1)
+        liveness(pair.client, pair.client_session, 1)
+        proxy.blackhole = True
+        pair.client.send(up(b"unheard"))
+        pair.client.wait("path_dead")
+        proxy.blackhole = False
+        pair.ask(1)
+        pair.commit(pair.gateway.wait("reattach_request"))
+        pair.client.wait("reattach_reply")
+        proxy.blackhole = True
+        pair.client.plane.finish_reattach(pair.client_session)
+        pair.client.send(up(b"unheard"))
+        pair.client.wait("path_dead")
+
+
 def test_control_messages_arrive_whole_and_once(pair: Pair) -> None:
     payload = secrets.token_bytes(5000)
     pair.gateway.plane.send_control(pair.gateway_session, 7, payload)

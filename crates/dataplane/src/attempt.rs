@@ -265,6 +265,10 @@ pub fn finish(shared: &Shared, session: &Session, handover: Handover) -> Result<
         tx.replay.retain(|epoch| epoch >= committed.epoch);
     }
     tx.meet_gateway(committed.path, now_ns);
+    if let Some(path) = tx.paths[committed.path.index()].as_mut() {
+        // It may have been told dead before, and its gateway may die before it answers: it is told again.
+        path.live.watch_anew(now_ns);
+    }
     tx.send_probe(shared, committed.path, None, true, now_ns);
     tx.flush(shared, now_ns);
     drop(tx);
