@@ -212,6 +212,7 @@ class Proxy:
         host, port = gateway.split(":")
         self.gateway = (host, int(port))
         self.blackhole = False
+        self.passes: set[int] = set()  # kinds of datagrams (high nibble) that pass a blackhole all the same
         self.drop_up = False
         self.record: list[bytes] | None = None
         self.forwarded = 0
@@ -265,7 +266,7 @@ class Proxy:
         datagram, source = sock.recvfrom(65536)
         if is_up:
             self._client = source
-        if self.blackhole or (is_up and self.drop_up):
+        if (self.blackhole and datagram[0] & 0xF0 not in self.passes) or (is_up and self.drop_up):
             return
         if is_up and self.record is not None:
             self.record.append(datagram)
