@@ -151,8 +151,10 @@ def test_unreadable_store(machine: Machine) -> None:
         connection.execute("CREATE TABLE photos (name TEXT)")
     machine.sh("mv other.sqlite gateway/sessions.sqlite")
     fails(machine, *GATEWAY, words=("not a session store of Jumping VPN",))
-    machine.sh("rm gateway/sessions.sqlite; echo short > gateway/cluster.key")
-    fails(machine, *GATEWAY, words=("cluster.key is damaged",))
+    machine.sh("rm gateway/sessions.sqlite; echo short > gateway/cluster.key; chmod 644 gateway/cluster.key")
+    fails(machine, *GATEWAY, code=USAGE, words=("others may read", "chmod 600", "cluster.key"))
+    machine.sh("chmod 600 gateway/cluster.key")
+    fails(machine, *GATEWAY, code=USAGE, words=("cluster.key holds no cluster key",))
 
 
 def test_full_disk_for_events_at_start(machine: Machine) -> None:
