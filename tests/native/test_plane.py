@@ -657,6 +657,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_stop_is_idempotent_and_frees_descriptors_and_threads() -> None:
+    gc.collect()
     before = descriptors_and_threads()
     for _ in range(3):
         with Pair() as pair:
@@ -667,7 +668,8 @@ def test_stop_is_idempotent_and_frees_descriptors_and_threads() -> None:
                 pair.client.plane.open_socket(bind="127.0.0.1:0")
     del pair
     gc.collect()
-    assert descriptors_and_threads() == before
+    # Fewer is no fault: what earlier tests left to libraries of their own may end meanwhile.
+    assert all(after <= earlier for after, earlier in zip(descriptors_and_threads(), before, strict=True))
 
 
 def test_keys_never_show(pair: Pair) -> None:
