@@ -7,17 +7,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.recovery import CALM_S, POLICY, quantiles
+from bench.recovery import CALM_S, POLICY, delivery, links, quantiles
 from jumpvpn.lab.cluster.deployment import ClusterDeployment, Options
 from jumpvpn.lab.cluster.lab import ClusterLab
 from jumpvpn.lab.cluster.topology import Shape
 from jumpvpn.lab.incidents import Effect, Incident, effect
 from jumpvpn.lab.journals import Record
-from jumpvpn.lab.link import Link
 from jumpvpn.lab.traffic.pacing import boot_ns
 from jumpvpn.lab.workload import Load, Workload
 
-WIFI_ONE_WAY_MS, LTE_ONE_WAY_MS = 10, 30
 WITHIN_S = 15.0
 LOOK_S = 0.1
 
@@ -64,8 +62,7 @@ def kinds() -> list[Kind]:
 
 async def measure(rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
     """Two gateways, three etcd servers, one client with a 1 kHz echo; quantiles per kind in ms."""
-    links = {"wifi": Link.with_delay(WIFI_ONE_WAY_MS), "lte": Link.with_delay(LTE_ONE_WAY_MS)}
-    with ClusterLab(Shape(gateways=2), wifi=links["wifi"], lte=links["lte"], seed=1) as lab:
+    with ClusterLab(Shape(gateways=2), **links(), seed=1) as lab:
         async with ClusterDeployment(lab, Options(policy=POLICY, lease="5s", adopt_after="10s")) as vpn:
             await vpn.standbys()
             work = Workload(lab, Load(echo_rate=1000))
@@ -114,12 +111,8 @@ async def _standby(vpn: ClusterDeployment, gateway: str) -> None:
 
 def summary(kind: Kind) -> dict[str, Any]:
     """Quantiles of one kind; ``claim_to_attached_ms`` is from the compare-and-swap to the granted reattach."""
-    effects = [effect for _, effect in kind.found]
     return {
         "runs": len(kind.found),
-        "undelivered_ms": quantiles([e.undelivered_ms for e in effects if e.undelivered_ms is not None]),
-        "tcp_undelivered_ms": quantiles([e.tcp_undelivered_ms for e in effects if e.tcp_undelivered_ms is not None]),
-        "lost": quantiles([float(e.lost) for e in effects if e.lost is not None]),
-        "duplicated": sum(e.duplicated or 0 for e in effects),
+        **delivery([effect for _, effect in kind.found]),
         "claim_to_attached_ms": quantiles(kind.moved_ms),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,11 @@ class Kind:
     found: list[tuple[Incident, Effect]] = field(default_factory=list)
 
 
+def links() -> dict[str, Link]:
+    """What the client's uplinks are like."""
+    return {"wifi": Link.with_delay(WIFI_ONE_WAY_MS), "lte": Link.with_delay(LTE_ONE_WAY_MS)}
+
+
 def kinds() -> list[Kind]:
     """All kinds, in the order in which a round goes through them."""
     return [
@@ -49,8 +54,7 @@ def kinds() -> list[Kind]:
 
 async def measure(rounds: int, outages: int, note: Callable[[str], None]) -> dict[str, Any]:
     """Run everything; the document of all kinds with their quantiles in ms."""
-    links = {"wifi": Link.with_delay(WIFI_ONE_WAY_MS), "lte": Link.with_delay(LTE_ONE_WAY_MS)}
-    with Lab(wifi=links["wifi"], lte=links["lte"], seed=1) as lab:
+    with Lab(**links(), seed=1) as lab:
         async with Deployment(lab, policy=POLICY) as vpn:
             work = Workload(lab, Load(echo_rate=1000))
             await work.start()
@@ -89,15 +93,22 @@ def summary(kind: Kind) -> dict[str, Any]:
     document: dict[str, Any] = {
         "runs": len(kind.found),
         "detection_ms": quantiles([incident.detection_ms for incident, _ in kind.found]),
-        "undelivered_ms": quantiles([e.undelivered_ms for e in effects if e.undelivered_ms is not None]),
-        "tcp_undelivered_ms": quantiles([e.tcp_undelivered_ms for e in effects if e.tcp_undelivered_ms is not None]),
-        "lost": quantiles([float(e.lost) for e in effects if e.lost is not None]),
-        "duplicated": sum(e.duplicated or 0 for e in effects),
+        **delivery(effects),
     }
     resumed = [e.resumed_ms for e in effects if e.resumed_ms is not None]
     if resumed:
         document["tcp_resumed_after_return_ms"] = quantiles(resumed)
     return document
+
+
+def delivery(effects: Sequence[Effect]) -> dict[str, Any]:
+    """Quantiles of what the traffic felt."""
+    return {
+        "undelivered_ms": quantiles([e.undelivered_ms for e in effects if e.undelivered_ms is not None]),
+        "tcp_undelivered_ms": quantiles([e.tcp_undelivered_ms for e in effects if e.tcp_undelivered_ms is not None]),
+        "lost": quantiles([float(e.lost) for e in effects if e.lost is not None]),
+        "duplicated": sum(e.duplicated or 0 for e in effects),
+    }
 
 
 def quantiles(values: list[float]) -> dict[str, float | None]:

@@ -1,8 +1,9 @@
 """Ten thousand real sessions: births, memory, keepalives, and the return of all of them after their gateway's death.
 
 ``python -m bench.scale [--clients N] [--only restart|kill] [--output DIR]`` prints JSON and writes the curves as SVG.
-The clients are one process (``crates/swarm``) that speaks the real protocol; gateways, stores and their files are those
-of a deployment. Everything shares this machine's cores, load generator included.
+The clients are one process (``crates/swarm``) that speaks the real protocol and keeps the shipped client's times;
+gateways, stores and their files are those of a deployment. Everything shares this machine's cores, load generator
+included.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from jumpvpn.sim.scale.picture import Curve, picture
 CLIENTS = 10_000
 BIRTHS = 200  # per second: gateways ask for cookies above that, and nothing here is about the worst case of births
 TARGET_MS = 5_000.0
+NOTICE_MS = 1000  # clients whose users send notice a death within that; idle ones later, which thins the storm
 IDLE_S = 15.0
 BACK_S = 180.0
+COUNTS = ("requests", "repeats", "timeouts", "blind", "challenges", "given_up", "standby_probes", "standby_answers")
+TIMES = ("attempt", "repeat", "probe-busy")
 Note = Callable[[str], None]
 
 
@@ -46,6 +50,9 @@ class Trial:
     probe_ms: int = 5000
     members: int = 1
     announce: str = "none"
+    on_one: bool = False
+    notice_ms: int = NOTICE_MS
+    times: dict[str, int] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
     watched: list[Gateway] = field(default_factory=list)  # that must not end by themselves
 
@@ -53,15 +60,16 @@ class Trial:
         """The clients of ``gateways``."""
         return Swarm(
             namespaces, "here", [gateway.endpoint for gateway in gateways], self.clients, births=self.births,
-            flights=self.flights, probe_ms=self.probe_ms, sources=sources, on_line=self._tell,
+            flights=self.flights, probe_ms=self.probe_ms, spread=not self.on_one, notice_ms=self.notice_ms,
+            times=self.times, sources=sources, on_line=self._tell,
         )  # fmt: skip
 
-    async def bring_up(self, swarm: Swarm, gateway: Gateway) -> None:
-        """All births, then a while of nothing but keepalives."""
-        empty, began = gateway.usage(), time.monotonic()
+    async def bring_up(self, swarm: Swarm, gateways: Sequence[Gateway]) -> dict[str, Any]:
+        """All births, then a while of nothing but keepalives; the last line."""
+        empty, began = _sum(gateways), time.monotonic()
         born = await swarm.until(lambda line: line["attached"] == self.clients, 120 + self.clients / 20, "all births")
         spent = time.monotonic() - began
-        full = gateway.usage()
+        full = _sum(gateways)
         self.document["births"] = {
             "per_second": self.clients / spent, "gateway_cpu_s": full.cpu_s - empty.cpu_s,
             "gateway_us_each": (full.cpu_s - empty.cpu_s) / self.clients * 1e6, "birth_ms": born["birth_ms"],
@@ -70,36 +78,52 @@ class Trial:
             "rss_mib_before": empty.rss / 2**20, "rss_mib": full.rss / 2**20,
             "kib_per_session": (full.rss - empty.rss) / 1024 / self.clients,
         }  # fmt: skip
-        await self._idle(swarm, gateway)
+        return await self._idle(swarm, gateways)
 
-    async def _idle(self, swarm: Swarm, gateway: Gateway) -> None:
-        before, clients = gateway.usage(), Usage.of(swarm.pid)
+    async def _idle(self, swarm: Swarm, gateways: Sequence[Gateway]) -> dict[str, Any]:
+        before, clients = _sum(gateways), Usage.of(swarm.pid)
         start = (await swarm.line())["t"]
         line = await swarm.until(lambda line: line["t"] >= start + IDLE_S, IDLE_S + 5, "the idle time")
         self.document["idle"] = {
-            "gateway_cpu_share": gateway.usage().share_since(before), "probe_interval_ms": self.probe_ms,
+            "gateway_cpu_share": _sum(gateways).share_since(before), "probe_interval_ms": self.probe_ms,
             "swarm_cpu_share": Usage.of(swarm.pid).share_since(clients), "probe_ms": line["probe_ms"],
         }  # fmt: skip
+        return line
 
-    async def all_back(self, swarm: Swarm, title: str) -> list[float]:
-        """Wait until every client that is away is attached again; the curve."""
-        await swarm.until(lambda line: line["away"] > 0, BACK_S, "the loss")
-        line = await swarm.until(lambda line: line["away"] == 0, BACK_S, "the return of all")
-        times = await swarm.curve()
+    async def all_back(
+        self, swarm: Swarm, command: str, name: str, title: str, *, moved: int, died: float | None = None
+    ) -> list[float]:
+        """Give ``command``, which makes ``moved`` clients leave, and wait until each is attached again or ended.
+
+        Returns when they came back, ms after ``died`` (monotonic seconds; otherwise after the command).
+        """
+        before, usage = swarm.lines[-1], Usage.of(swarm.pid)
+        began = time.monotonic()
+        await swarm.tell(command)
+        settled = before["returns"] + before["ended"] + moved
+        wanted = f"the return of {moved} clients"
+        line = await swarm.until(lambda line: line["returns"] + line["ended"] >= settled, BACK_S, wanted)
+        line = await swarm.until(lambda line: line["away"] == 0, BACK_S, wanted) if line["away"] else line
+        late_ms = (began - died) * 1000 if died is not None else 0.0
+        times = [at + late_ms for at in await swarm.curve()]
         quantiles = {f"p{share}_ms": times[max(0, len(times) * share // 100 - 1)] for share in (1, 50, 99) if times}
-        back = {
-            "of": self.clients, "count": len(times), "ended": line["ended"], **quantiles,
-            "last_ms": times[-1] if times else None, "target_ms": TARGET_MS, "reattach_ms": line["reattach_ms"],
-            "again": line["asks_again"], "challenges": line["challenges"], "denials": line["denials"],
+        counts = {count: line[count] - before[count] for count in COUNTS}
+        self.document[name] = {
+            "clients": self.clients, "moved": moved, "back": len(times), "ended": line["ended"] - before["ended"],
+            **quantiles, "last_ms": times[-1] if times else None, "target_ms": TARGET_MS,
+            "met": len(times) == moved and times[-1] <= TARGET_MS, "reattach_ms": line["reattach_ms"],
+            **counts, "requests_each": counts["requests"] / moved, "denials": line["denials"],
+            "swarm_cpu_s": Usage.of(swarm.pid).cpu_s - usage.cpu_s,
         }  # fmt: skip
-        name, _, _ = title.partition(":")
-        self.document[name] = back
+        self._draw(name, title, times, moved)
+        return times
+
+    def _draw(self, name: str, title: str, times: list[float], of: int) -> None:
         if self.output is not None:
             self.output.mkdir(parents=True, exist_ok=True)
             path = self.output / f"scale-{name}.svg"
-            path.write_text(picture(title, [Curve("clients", times, self.clients)], TARGET_MS), encoding="utf-8")
-            back["picture"] = str(path)
-        return times
+            path.write_text(picture(title, [Curve("clients", times, of)], TARGET_MS), encoding="utf-8")
+            self.document[name]["picture"] = str(path)
 
     def _tell(self, line: dict[str, Any]) -> None:
         for gateway in self.watched:
@@ -118,21 +142,14 @@ async def restart(trial: Trial) -> dict[str, Any]:
         try:
             async with trial.swarm(namespaces, [gateway]) as swarm:
                 trial.watched = [gateway]
-                await trial.bring_up(swarm, gateway)
+                await trial.bring_up(swarm, [gateway])
                 before = gateway.usage()
-                await swarm.tell("move 0")
-                await trial.all_back(swarm, "storm: all reattach at once at one gateway, SQLite")
+                title = f"{trial.clients:,} sessions on one gateway, SQLite: all reattach at once"
+                await trial.all_back(swarm, "move 0", "storm", title, moved=trial.clients)
                 after = gateway.usage()
                 trial.document["storm"]["gateway_cpu_s"] = after.cpu_s - before.cpu_s
                 trial.watched = []
-                killed = await gateway.kill()
-                await swarm.tell("lost 0")
-                trial.document["start_with_sessions_s"] = await gateway.start()
-                ready_ms = (time.monotonic() - killed) * 1000
-                times = await trial.all_back(swarm, "restart: one gateway, SQLite, SIGKILL and start")
-                found = trial.document["restart"]
-                found["ready_ms"], found["last_after_ready_ms"] = ready_ms, (times[-1] if times else 0.0) - ready_ms
-                found["gateway_cpu_s"] = gateway.usage().cpu_s
+                await _restarted(trial, swarm, gateway)
         finally:
             await gateway.stop()
     finally:
@@ -140,29 +157,66 @@ async def restart(trial: Trial) -> dict[str, Any]:
     return trial.document
 
 
+async def _restarted(trial: Trial, swarm: Swarm, gateway: Gateway) -> None:
+    """SIGKILL and start: the clients look for their gateway from its death on."""
+    killed = await gateway.kill()
+    ready: dict[str, float] = {}
+
+    async def start() -> None:
+        ready["start_s"] = await gateway.start()
+        ready["ms"] = (time.monotonic() - killed) * 1000
+
+    title = f"{trial.clients:,} sessions on one gateway, SQLite: SIGKILL and start"
+    started = asyncio.create_task(start())
+    try:
+        times = await trial.all_back(swarm, "lost 0", "restart", title, moved=trial.clients, died=killed)
+    finally:
+        await started  # why it does not start says more than that nobody came back
+    trial.document["start_with_sessions_s"] = ready["start_s"]
+    found = trial.document["restart"]
+    found["ready_ms"], found["last_after_ready_ms"] = ready["ms"], (times[-1] if times else 0.0) - ready["ms"]
+    found["gateway_cpu_s"] = gateway.usage().cpu_s
+
+
 async def kill(trial: Trial) -> dict[str, Any]:
-    """Two gateways and etcd: the owner of all sessions dies by SIGKILL, all of them move to the other one."""
+    """Two gateways and etcd: one dies by SIGKILL, all of its sessions move to the other one.
+
+    The sessions are spread evenly over both, or are all on the one that dies.
+    """
     async with Cluster(device_tables(trial.clients, POOL), trial.members, announce=trial.announce) as cluster:
         first, second = (cluster.gateways[name] for name in GATEWAYS)
-        trial.document |= {"etcd_members": trial.members, "announce": trial.announce}
+        trial.document |= {
+            "etcd_members": trial.members,
+            "announce": trial.announce,
+            "notice_ms": trial.notice_ms,
+            "times": trial.times,
+        }
         trial.document["start_s"] = await first.start()
         await second.start()
         trial.watched = [first, second]
         async with trial.swarm(cluster.namespaces, [first, second], SOURCES) as swarm:
             etcd = cluster.etcd_usage()
-            await trial.bring_up(swarm, first)
+            moved = (await trial.bring_up(swarm, [first, second]))["at"][0]
             trial.document["births"]["etcd_cpu_s"] = _cpu(etcd, cluster.etcd_usage())
             before, etcd = second.usage(), cluster.etcd_usage()
             trial.watched = [second]
-            await first.kill()
-            await swarm.tell("lost 0")
-            await trial.all_back(swarm, "kill: the owner dies, its sessions move to the other gateway")
+            title = f"{trial.clients:,} sessions on two gateways, etcd, one killed: {moved:,} move to the other"
+            if trial.on_one:
+                title = f"{moved:,} sessions on one of two gateways, etcd: it is killed, all move to the other"
+            died = await first.kill()
+            await trial.all_back(swarm, "lost 0", "kill", title, moved=moved, died=died)
             after, found = second.usage(), trial.document["kill"]
             found["gateway_cpu_s"] = after.cpu_s - before.cpu_s
+            found["gateway_ms_each"] = found["gateway_cpu_s"] / moved * 1000
             found["etcd_cpu_s"] = _cpu(etcd, cluster.etcd_usage())
             found["etcd_mib"] = cluster.etcd_bytes() / 2**20
-            found["kib_per_session"] = (after.rss - before.rss) / 1024 / trial.clients
+            found["kib_per_session"] = (after.rss - before.rss) / 1024 / moved
     return trial.document
+
+
+def _sum(gateways: Sequence[Gateway]) -> Usage:
+    used = [gateway.usage() for gateway in gateways]
+    return Usage(sum(usage.cpu_s for usage in used), sum(usage.rss for usage in used), used[-1].at)
 
 
 def _cpu(before: list[Usage], after: list[Usage]) -> float:
@@ -184,8 +238,16 @@ MEASUREMENTS = {"restart": restart, "kill": kill}
 def _trial(options: argparse.Namespace, note: Note) -> Trial:
     return Trial(
         options.clients, note, options.output, births=options.births, flights=options.flights, members=options.etcd,
-        announce=options.announce,
+        announce=options.announce, on_one=options.on_one, notice_ms=options.notice,
+        times=dict(options.time),
     )  # fmt: skip
+
+
+def _time(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if name not in TIMES or not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"write NAME=MS with a name of {', '.join(TIMES)}, not {text}")
+    return name, int(value)
 
 
 def main() -> int:
@@ -196,7 +258,15 @@ def main() -> int:
         "--only", action="append", choices=tuple(MEASUREMENTS), help="this measurement; may be repeated"
     )
     parser.add_argument("--births", type=int, default=BIRTHS, help=f"begun per second (default {BIRTHS})")
-    parser.add_argument("--flights", type=int, default=512, help="births and requests under way at once (default 512)")
+    parser.add_argument("--flights", type=int, default=512, help="births under way at once (default 512)")
+    parser.add_argument("--on-one", action="store_true", help="kill: all sessions are on the gateway that dies")
+    parser.add_argument(
+        "--notice", type=int, default=NOTICE_MS, help=f"clients notice a death within so many ms (default {NOTICE_MS})"
+    )
+    parser.add_argument(
+        "--time", action="append", type=_time, default=[], metavar="NAME=MS",
+        help="instead of the shipped client's: attempt=2000, repeat=100, probe-busy=200; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--etcd", type=int, default=1, choices=(1, 3), help="kill: etcd servers (default 1)")
     parser.add_argument(
         "--announce", default="none", choices=("none", "arp"), help="kill: return traffic (default none)"

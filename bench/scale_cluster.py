@@ -23,7 +23,7 @@ from jumpvpn.runtime.keys import public_key_of
 PLACE = "here"  # where the clients are, and the segment
 GATEWAYS = ("gw1", "gw2")
 PORT = 51900
-SOURCES = tuple(f"10.90.3.{number}" for number in range(1, 9))  # gateways bound handshakes per source address
+SOURCES = tuple(f"10.90.3.{number}" for number in range(1, 17))  # gateways bound what comes from one source address
 _ADDRESS = {"gw1": "10.90.1.1", "gw2": "10.90.1.2"}
 _MEMBERS = {"etcd1": "10.90.2.1", "etcd2": "10.90.2.2", "etcd3": "10.90.2.3"}
 _SERVE_S = 60.0

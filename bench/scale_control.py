@@ -141,14 +141,18 @@ class Control:
         self._expect(uid, State.ATTACHED, 1)
 
     def _reattach(self, number: int) -> None:
-        self._ask(SessionId(number.to_bytes(16, "big")).uid, number, path=1)
+        uid = SessionId(number.to_bytes(16, "big")).uid
+        asked = self._asked(self._session(uid), number, path=1)
+        self.handle(asked)
+        self._expect(uid, State.ATTACHED, asked.epoch)
 
     def _takeover(self, stored: Any) -> None:
         now = self._now()
         session, kept = decode(stored.body, self.policy, now, BOOT)
         self.sealer.resume(session.uid, Chain(stored.chain, stored.seq, stored.head))
-        self.handle(inp.SessionRestored(session, kept.device))
-        self._ask(session.uid, int.from_bytes(stored.session_id, "big"), path=2)
+        asked = self._asked(session, int.from_bytes(stored.session_id, "big"), path=2)
+        self.handle(inp.TakeoverAsked(session, kept.device, "gw1", asked))
+        self._expect(session.uid, State.ATTACHED, asked.epoch)
 
     def _rekey(self, number: int) -> None:
         uid = SessionId(number.to_bytes(16, "big")).uid
@@ -156,17 +160,12 @@ class Control:
         self.handle(inp.RekeyAsked(number + 1, uid, Epoch(session.epoch + 1)))
         self._expect(uid, State.ATTACHED, session.epoch + 1)
 
-    def _ask(self, uid: str, number: int, path: int) -> None:
-        session = self._session(uid)
+    def _asked(self, session: Session, number: int, path: int) -> inp.ReattachAsked:
         age = (self._now().boot - session.born_at) // MILLISECOND
-        epoch = Epoch(session.epoch + 1)
-        self.handle(
-            inp.ReattachAsked(
-                number + 1, uid, TransportId(f"path{path}/udp"), _peer(number, path), True, True, True, f"{number:08x}",
-                epoch, int(session.bound_version), age, 0x0101,
-            )
+        return inp.ReattachAsked(
+            number + 1, session.uid, TransportId(f"path{path}/udp"), _peer(number, path), True, True, True,
+            f"{number:08x}", Epoch(session.epoch + 1), int(session.bound_version), age, 0x0101,
         )  # fmt: skip
-        self._expect(uid, State.ATTACHED, epoch)
 
     def _session(self, uid: str) -> Session:
         session = self.engine.session(uid)

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = "jumpvpn-swarm"
 LINE_MAX = 1 << 24  # the curve of 65,000 clients is one line of 700 KB
 LINE_S = 20.0  # a line comes every second; a machine under full load may be late
-BIND = tuple(f"127.0.0.{number}" for number in range(2, 10))  # gateways bound handshakes per source address
+BIND = tuple(f"127.0.0.{number}" for number in range(2, 18))  # gateways bound what comes from one source address
 
 
 def program() -> Path:
@@ -42,7 +42,11 @@ def device_tables(clients: int, pool: str) -> str:
 
 @dataclass(slots=True)
 class Swarm:
-    """Clients of ``gateways`` (``address:port=key``); use as ``async with``."""
+    """Clients of ``gateways`` (``address:port=key``); use as ``async with``.
+
+    ``spread``: they begin at all gateways in turn, otherwise at the first. ``notice_ms``: within how long they notice
+    a gateway's death. ``times`` (ms) replaces the shipped client's: ``attempt``, ``repeat``, ``probe-busy``.
+    """
 
     namespaces: NamespaceSet
     place: str
@@ -52,6 +56,9 @@ class Swarm:
     flights: int = 512
     probe_ms: int = 5000
     silence_ms: int = 0
+    spread: bool = False
+    notice_ms: int = 0
+    times: Mapping[str, int] = field(default_factory=dict)
     sources: Sequence[str] = BIND
     on_line: Callable[[dict[str, Any]], None] = lambda _line: None
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -64,6 +71,9 @@ class Swarm:
         for address in self.sources:
             argv += ["--bind", address]
         argv += ["--clients", str(self.clients), "--births", str(self.births), "--flights", str(self.flights)]
+        argv += ["--notice", str(self.notice_ms), *["--spread"] * self.spread]
+        for name, value in self.times.items():
+            argv += [f"--{name}", str(value)]
         argv += ["--probe", str(self.probe_ms), "--silence", str(self.silence_ms or 3 * self.probe_ms)]
         options = {"stdin": PIPE, "stdout": PIPE, "limit": LINE_MAX}
         self._process = await self.namespaces.exec_async(self.place, argv, **options)

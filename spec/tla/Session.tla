@@ -69,12 +69,13 @@ Inputs(event) ==
 
 \* The checks before the machine: a request or an answer reaches it only with a nonce that was never used and an epoch
 \* within reach (everything else is row 23's); the first epoch is 1; only clients start attempts to switch. A new owner
-\* is told what the client proved to know (version floor, epoch) only if it is more than the record has.
+\* is told which version the client proved to know only if it is more than the record has. It is told the epoch before
+\* the one that a request asks for, whatever the record has: attempts at other gateways use epochs up.
 Valid(x) == /\ Heard(x.event)
             /\ x.event \in Proofs => x.nonce \notin s.nonces /\ x.epoch <= s.epoch + EpochJump
             /\ x.event \in Naming => x.on # None
             /\ x.event = "HandshakeCompleted" => x.epoch = 1
-            /\ x.event = "OwnerChanged" => IF x.floor = 0 THEN x.epoch = 0 ELSE x.floor > s.version
+            /\ x.event = "OwnerChanged" /\ x.floor # 0 => x.floor > s.version
             /\ x.event = "AttemptStarted" => x.kind \in Kinds /\ (x.kind = "switch" => s.role = "client")
 
 -----------------------------------------------------------------------------

@@ -183,7 +183,7 @@ class Plane:
         """Gateway: a session from its record. It opens and answers probes by hints, and delivers nothing before a
         reattach; its epoch stays so after one.
 
-        With `routed` False inner packets do not find it before `commit_reattach` or `route_inner`: a candidate whose
+        With `routed` False inner packets do not find it before `prepare_reattach` or `route_inner`: a candidate whose
         owner may be elsewhere. A session with this identifier that is here ends first, and its handle with it.
         """
 
@@ -282,11 +282,14 @@ class Plane:
         cause: int,
         token: bytes,
         zero_rtt: bool = False,
+        leaving: bool = False,
     ) -> str:
         """Client: sends a request on `path` and returns its nonce_id (16 hex digits); an earlier attempt is given up.
 
         With `zero_rtt` data follows at once under the next epoch; it waits again if the attempt fails. `token` is
         that of a challenge, or empty: then a standby path shows the token of its last answer, if it is still valid.
+        `leaving` says that the present gateway asked for it: what another one sends waits a moment for its last
+        packets.
         """
 
     def resend_reattach(self, session: int) -> None:
@@ -299,7 +302,8 @@ class Plane:
         """Client: the committed epoch sends, its path is active, what is owed and what waited goes out.
 
         `handover` says what became of the gateway before. "same": it is this one. "lost": every older epoch is closed
-        at once. "drained": what it still sends is taken until the first inner packet of this one. After the last two
+        at once. "drained": what it still sends is taken until the first inner packet of this one is delivered, which
+        waits for its last ones, some 20 ms and what the paths differ by. After the last two
         nothing sealed in an older epoch is sent again, since the gateway before may have delivered it. The gateway of
         the path now holds the session: paths to it are probed as any, paths to others are standbys.
         """

@@ -83,7 +83,7 @@ class Announce(Table):
     """How the network behind the gateways learns which of them has an inner address.
 
     ``arp``: gratuitous announcements and proxy ARP/NDP on ``interface``. ``command``: a program of the administrator's
-    (an absolute path, then its first arguments).
+    (an absolute path, then its first arguments). Packets of other gateways' clients come in by ``interface`` only.
     """
 
     mode: Literal["none", "arp", "command"] = "none"

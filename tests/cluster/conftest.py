@@ -10,6 +10,7 @@ import pytest
 from jumpvpn.lab import LabError
 from jumpvpn.lab.cluster.lab import ClusterLab
 from jumpvpn.lab.cluster.topology import Shape
+from jumpvpn.lab.cluster.traces import demand_tlc
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +19,7 @@ def possible() -> None:
     assert shutil.which("etcd"), "etcd is missing: apt-get install etcd-server"
     assert shutil.which("cc"), "a C compiler is missing: apt-get install gcc libc6-dev"
     try:
+        demand_tlc()
         with ClusterLab(Shape(gateways=1)) as lab:
             missing = lab.missing_tun()
     except LabError as error:

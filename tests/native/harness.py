@@ -178,7 +178,7 @@ class Pair:
         self.client.plane.set_path(self.client_session, path, number, proxy.address)
         self.reattach(path)
 
-    def ask(self, path: int, *, zero_rtt: bool = False, token: bytes = b"") -> str:
+    def ask(self, path: int, *, zero_rtt: bool = False, token: bytes = b"", leaving: bool = False) -> str:
         return self.client.plane.begin_reattach(
             self.client_session,
             path=path,
@@ -188,6 +188,7 @@ class Pair:
             cause=3,
             token=token,
             zero_rtt=zero_rtt,
+            leaving=leaving,
         )
 
     def commit(self, request: tuple[Any, ...]) -> None:
@@ -214,6 +215,7 @@ class Proxy:
         self.blackhole = False
         self.passes: set[int] = set()  # kinds of datagrams (high nibble) that pass a blackhole all the same
         self.drop_up = False
+        self.kept_down: list[bytes] | None = None  # while a list: what comes from the gateway waits for ``release``
         self.record: list[bytes] | None = None
         self.forwarded = 0
         self._client: tuple[str, int] | None = None
@@ -231,6 +233,14 @@ class Proxy:
         self._thread.join()
         self._down.close()
         self._up.close()
+
+    def release(self) -> None:
+        """Sends on what was kept and came first to last, in one go; what comes later is kept again."""
+        assert self._client is not None
+        assert self.kept_down is not None
+        kept, self.kept_down = self.kept_down, []
+        for datagram in kept:
+            self._down.sendto(datagram, self._client)
 
     @property
     def address(self) -> str:
@@ -271,6 +281,9 @@ class Proxy:
         if is_up and self.record is not None:
             self.record.append(datagram)
         self.forwarded += 1
+        if not is_up and self.kept_down is not None:
+            self.kept_down.append(datagram)
+            return
         if is_up:
             self._up.sendto(datagram, self.gateway)
         elif self._client:
@@ -305,9 +318,9 @@ class Second:
         self.session = self.node.plane.restore(self.pair.session_id, self.pair.sealed, [CLIENT_INNER], routed=False)
         return self.session
 
-    def grant(self, *, zero_rtt: bool = False) -> tuple[Any, ...]:
+    def grant(self, *, zero_rtt: bool = False, leaving: bool = False) -> tuple[Any, ...]:
         """The client asks on path 1 and this gateway takes the session over; returns the request with its proof."""
-        self.pair.ask(1, zero_rtt=zero_rtt)
+        self.pair.ask(1, zero_rtt=zero_rtt, leaving=leaving)
         unknown = self.node.wait("reattach_request")
         self.candidate()
         self.node.plane.retry_reattach(unknown[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,18 +11,6 @@ from jumpvpn._native import boottime_ns, generate_private_key, public_key
 from native.harness import CLIENT_INNER, MS, WELCOME, Node, Pair, Second, down, up
 
 NEVER = 2**64 - 1
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with Pair() as pair:
-        yield pair.establish()
-
-
-@pytest.fixture
-def second(pair: Pair) -> Iterator[Second]:
-    with Second(pair) as second:
-        yield second
 
 
 # --- the deadline -----------------------------------------------------------------------------------------------------
@@ -168,6 +155,26 @@ def test_a_session_moves_to_a_gateway_that_restores_it_on_demand(pair: Pair, sec
     second.node.send(down(b"mine"))
     assert pair.client.receive() == down(b"mine")
     assert sealed != pair.sealed
+
+
+def test_an_answer_that_comes_before_the_commit_waits_for_it(pair: Pair, second: Second) -> None:
+    second.path()
+    pair.ask(1)
+    unknown = second.node.wait("reattach_request")
+    session = second.candidate()
+    second.node.plane.retry_reattach(unknown[1])
+    request = second.node.wait("reattach_request")
+    second.node.plane.prepare_reattach(request[1])
+    answers = [down(b"answer %d" % number) for number in range(5)]
+    for packet in answers:
+        second.node.send(packet)
+    second.node.received(0.1)
+    assert second.node.plane.session_stats(session)["queued"] == len(answers)
+    second.node.plane.commit_reattach(request[1], 2)
+    pair.client.wait("reattach_reply")
+    pair.client.plane.finish_reattach(pair.client_session, "lost")
+    assert pair.client.received() == answers
+    assert second.node.counter("inner_unroutable") == 0
 
 
 def test_a_retry_that_cannot_be_opened_is_told_and_forgotten(pair: Pair, second: Second) -> None:

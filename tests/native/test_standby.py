@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import select
 import socket
-from collections.abc import Iterator
+import time
 from typing import Literal
 
 import pytest
@@ -13,18 +13,7 @@ import pytest
 from jumpvpn._native import public_key
 from native.harness import MS, Node, Pair, Proxy, Second, down, liveness, up
 
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with Pair() as pair:
-        yield pair.establish()
-
-
-@pytest.fixture
-def second(pair: Pair) -> Iterator[Second]:
-    with Second(pair) as second:
-        yield second
-
+DATA_BYTES = 600  # of an inner packet: more than anything else of a session has
 
 # --- standby paths ----------------------------------------------------------------------------------------------------
 
@@ -244,6 +233,44 @@ def test_a_drained_gateway_is_heard_until_the_next_one_speaks(pair: Pair, second
     pair.gateway.send(down(b"stale"))
     assert pair.client.received() == []
     assert pair.client.counter("unknown_cid") >= 1
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_last_words_of_a_drained_gateway_come_before_the_next_ones(
+    pair: Pair, second: Second, ordered: bool
+) -> None:
+    """They arrive later, because their way is longer; also when the move is not yet ordered, only asked for."""
+    with Proxy(pair.gateway_address) as before, Proxy(second.address) as after:
+        pair.path_through(before, 2)
+        second.path(standby=True, through=after.address)
+        second.grant(leaving=not ordered)
+        if ordered:
+            pair.client.plane.finish_reattach(pair.client_session, "drained")
+            second.node.wait("epoch_confirmed")
+        before.kept_down, after.kept_down = [], []
+        last, next_ones = ([down(word + bytes(DATA_BYTES)) for word in words] for words in ((b"a", b"b"), (b"c", b"d")))
+        for node, packets in (pair.gateway, last), (second.node, next_ones):
+            for packet in packets:
+                node.send(packet)
+        forwarded(before, len(last))
+        forwarded(after, len(next_ones))
+        after.release()
+        before.release()
+        assert pair.client.received() == last + next_ones
+        assert pair.client.counter("unknown_cid") == 0
+        pair.gateway.send(down(b"stale" + bytes(DATA_BYTES)))
+        forwarded(before, 1)
+        before.release()
+        assert pair.client.received() == []
+        assert pair.client.counter("unknown_cid") >= 1
+
+
+def forwarded(proxy: Proxy, count: int) -> None:
+    """Waits until ``count`` datagrams with inner packets are kept by ``proxy``; those of measurements do not count."""
+    deadline = time.monotonic() + 10
+    while proxy.kept_down is None or len([one for one in proxy.kept_down if len(one) >= DATA_BYTES]) < count:
+        assert time.monotonic() < deadline, "nothing came"
+        time.sleep(0.001)
 
 
 def test_two_gateways_never_deliver_in_turn_even_before_the_order(pair: Pair, second: Second) -> None:

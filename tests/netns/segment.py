@@ -1,8 +1,9 @@
-"""Two gateways and a server on one bridge; behind each gateway a link to the same client, in place of a tunnel.
+"""Two gateways and a server on one bridge; behind each gateway a bridge to the same two clients, in place of a tunnel.
 
-server 192.168.9.100 ─┐          ┌─ in0 .1  a  t0 ─── ta ┐
-        fd09::100     sw (bridge) │                       client 10.77.0.5 fd77::5
-                      └──────────┴─ in0 .2  b  t0 ─── tb ┘
+server 192.168.9.100 ─┐          ┌─ in0 .1  a  t0 ─┬─ ta ┬ client 10.77.0.5 fd77::5
+        fd09::100     sw (bridge) │                 ├─ tb ┘
+                      └──────────┤                 ├─ ta ┬ peer   10.77.0.9 fd77::9
+                                 └─ in0 .2  b  t0 ─┴─ tb ┘
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 from jumpvpn.lab.namespaces import NamespaceSet
 
 INNER = {4: "10.77.0.5", 6: "fd77::5"}
+PEER = {4: "10.77.0.9", 6: "fd77::9"}
+CLIENTS = {"client": INNER, "peer": PEER}
 SERVER = {4: "192.168.9.100", 6: "fd09::100"}
 POOLS = ("10.77.0.0/16", "fd77::/64")
 PATIENT = 20.0  # for answers on a busy machine
@@ -29,6 +32,9 @@ import asyncio, json, sys
 from pathlib import Path
 from jumpvpn.runtime.announce import Announcer
 from jumpvpn.runtime.cleanup import Ownership
+from jumpvpn.runtime.nat import Forwarding, enable_forwarding
+
+POOLS = ("10.77.0.0/16", "fd77::/64")
 
 def say(*words):
     print(json.dumps(words), flush=True)
@@ -37,8 +43,9 @@ async def main():
     reader = asyncio.StreamReader(limit=1 << 20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     owner = await Ownership.claim(Path(sys.argv[1]))
+    await enable_forwarding(owner, Forwarding("gw", "t0", POOLS, False, inside="in0", shares_segment=True))
     announcer = Announcer.create(
-        "arp", "in0", (), owner, lambda text: say("failed", text), pools=("10.77.0.0/16", "fd77::/64"))
+        "arp", "in0", (), owner, lambda text: say("failed", text), pools=POOLS, tunnel="t0")
     job = asyncio.ensure_future(announcer.run())
     say("ready")
     while line := await reader.readline():
@@ -49,7 +56,10 @@ async def main():
             await announcer.close()
             say("left", *await owner.release())
             return
-        getattr(announcer, verb)(addresses)
+        if verb == "hush":
+            announcer.hush(on=True)
+        else:
+            getattr(announcer, verb)(addresses)
         await announcer.settled()
         say("done")
 
@@ -72,6 +82,7 @@ def listen(family, address):
 threading.Thread(target=listen, args=(socket.AF_INET6, "fd09::100"), daemon=True).start()
 listen(socket.AF_INET, "192.168.9.100")
 """
+ECHO_OF_PEER = ECHO.replace(SERVER[6], PEER[6]).replace(SERVER[4], PEER[4])
 
 # One TCP connection from the inner address; each line is sent and must come back.
 CALLER = """
@@ -90,8 +101,6 @@ _GATEWAY = """
     ip addr add fd09::{number}/64 dev in0 nodad
     ip addr add 10.77.0.1/16 dev t0
     ip addr add fd77::1/64 dev t0 nodad
-    ip neigh replace 10.77.0.5 lladdr {client} dev t0 nud permanent
-    ip neigh replace fd77::5 lladdr {client} dev t0 nud permanent
     nft -f - <<'END'
     table inet seen {{
         counter tunnel4 {{ }}
@@ -99,16 +108,20 @@ _GATEWAY = """
         counter passed4 {{ }}
         counter passed6 {{ }}
         counter redirects {{ }}
+        counter between {{ }}
         chain forward {{
-            type filter hook forward priority 0;
+            type filter hook forward priority 10;
+            iifname in0 oifname t0 ip saddr 10.77.0.0/16 counter name between
+            iifname in0 oifname t0 ip6 saddr fd77::/64 counter name between
             ip daddr 10.77.0.0/16 oifname t0 counter name tunnel4
             ip6 daddr fd77::/64 oifname t0 counter name tunnel6
             ip daddr 10.77.0.0/16 oifname in0 counter name passed4
             ip6 daddr fd77::/64 oifname in0 counter name passed6
         }}
         chain output {{
-            type filter hook output priority 0;
-            icmp type redirect counter name redirects
+            type filter hook output priority 10;
+            oifname in0 icmp type redirect counter name redirects
+            oifname in0 icmpv6 type nd-redirect counter name redirects
         }}
     }}
 END
@@ -182,7 +195,7 @@ class Segment:
     """The topology. Raises LabError where namespaces are not allowed."""
 
     def __init__(self) -> None:
-        self.namespaces = NamespaceSet.create(("sw", "server", "a", "b", "client"))
+        self.namespaces = NamespaceSet.create(("sw", "server", "a", "b", "client", "peer"))
         try:
             self._build()
         except BaseException:
@@ -221,9 +234,13 @@ class Segment:
         assert talker.hear() == "listening"
         return talker
 
-    def leave_by(self, name: str) -> None:
+    def leave_by(self, name: str, client: str = "client") -> None:
         """Let the client send through gateway ``name``."""
-        self.sh("client", f"ip route replace default dev t{name}; ip -6 route replace default dev t{name}")
+        self.sh(
+            client,
+            f"ip route replace default via 10.77.0.1 dev t{name} onlink src {CLIENTS[client][4]};"
+            f"ip -6 route replace default via fe80::1 dev t{name} onlink src {CLIENTS[client][6]}",
+        )
 
     def _json(self, name: str, command: str) -> Any:
         return json.loads(self.sh(name, command))
@@ -237,17 +254,18 @@ class Segment:
             self.sh(
                 name, f"echo 0 >/proc/sys/net/ipv6/conf/{near}/accept_dad; ip link set lo up; ip link set {near} up"
             )
-        self.sh(
-            "client", "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0; ip link set lo up"
-        )
-        self.sh("client", "ip addr add 10.77.0.5/32 dev lo; ip addr add fd77::5/128 dev lo nodad")
+        for client, inner in CLIENTS.items():
+            self.sh(client, f"""
+                sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0; ip link set lo up
+                ip addr add {inner[4]}/32 dev lo; ip addr add {inner[6]}/128 dev lo nodad
+            """)  # fmt: skip
         for number, name in enumerate(("a", "b"), 1):
-            self.sh("client", f"ip link add t{name} type veth peer name t0 netns {path(name)}; ip link set t{name} up")
-            self.sh(name, "echo 0 >/proc/sys/net/ipv6/conf/t0/accept_dad; ip link set t0 up")
-            self.sh(name, _GATEWAY.format(number=number, client=self.hardware("client", f"t{name}")))
-            gateway = self.hardware(name, "t0")
-            for server in SERVER.values():
-                self.sh("client", f"ip neigh replace {server} lladdr {gateway} dev t{name} nud permanent")
+            self._build_tunnel(name)
+            self.sh(name, _GATEWAY.format(number=number))
+            for client, inner in CLIENTS.items():
+                hardware = self.hardware(client, f"t{name}")
+                for address in inner.values():
+                    self.sh(name, f"ip neigh replace {address} lladdr {hardware} dev t0 nud permanent")
         self.sh("server", """
             ip addr add 192.168.9.100/24 dev eth0; ip addr add fd09::100/64 dev eth0 nodad
             ip route add 10.77.0.0/16 dev eth0; ip route add fd77::/64 dev eth0
@@ -255,7 +273,21 @@ class Segment:
                 echo 3600000 >/proc/sys/net/$family/neigh/eth0/base_reachable_time_ms
             done
         """)  # fmt: skip
-        self.leave_by("a")
+        for client in CLIENTS:
+            self.leave_by("a", client)
+
+    def _build_tunnel(self, name: str) -> None:
+        path = self.namespaces.path
+        self.sh("sw", f"ip link add air{name} type bridge forward_delay 0 mcast_snooping 0; ip link set air{name} up")
+        for end, near in ((name, "t0"), *((client, f"t{name}") for client in CLIENTS)):
+            far = f"{end}{near}"
+            self.sh("sw", f"ip link add {far} master air{name} type veth peer name {near} netns {path(end)}")
+            self.sh("sw", f"ip link set {far} up")
+            self.sh(end, f"echo 0 >/proc/sys/net/ipv6/conf/{near}/accept_dad; ip link set {near} up")
+        hardware = self.hardware(name, "t0")
+        for client in CLIENTS:
+            for router in ("10.77.0.1", "fe80::1"):
+                self.sh(client, f"ip neigh replace {router} lladdr {hardware} dev t{name} nud permanent")
 
 
 # Prints "address hardware-address" for each neighbour entry that changes; RTNLGRP_NEIGH is bit 2.
@@ -303,7 +335,8 @@ def state(segment: Segment, name: str, settings: Sequence[str] = ()) -> str:
 
 SETTINGS = (
     "ipv4/conf/all/send_redirects", "ipv4/conf/in0/send_redirects", "ipv4/neigh/in0/proxy_delay",
-    "ipv6/conf/in0/proxy_ndp", "ipv6/neigh/in0/proxy_delay", "ipv4/conf/in0/forwarding",
+    "ipv4/conf/in0/accept_redirects", "ipv6/conf/in0/accept_redirects", "ipv6/conf/in0/proxy_ndp",
+    "ipv6/neigh/in0/proxy_delay", "ipv4/conf/in0/forwarding",
 )  # fmt: skip
 
 

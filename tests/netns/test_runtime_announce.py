@@ -8,32 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from isolated import in_namespace, sh
 from segment import CALLER, ECHO, INNER, POOLS, SERVER, Gateway, Segment, Talker, heard, many, state
 
-from jumpvpn.lab import LabError
 from jumpvpn.runtime.announce import Announcer
 from jumpvpn.runtime.cleanup import Ownership
 from jumpvpn.runtime.errors import RtnlFailed, StartFailed
 
 pytestmark = pytest.mark.netns
 BOTH = pytest.mark.parametrize("version", [4, 6])
-
-
-@pytest.fixture
-def segment() -> Iterator[Segment]:
-    try:
-        segment = Segment()
-    except LabError as error:
-        pytest.skip(str(error))
-    try:
-        yield segment
-    finally:
-        segment.close()
 
 
 @pytest.fixture
@@ -201,7 +187,8 @@ def test_ten_thousand_addresses_are_one_note(segment: Segment, tmp_path: Path, v
     assert int(segment.sh("a", f"ip -{version} neigh show proxy | wc -l")) == 10_000
     gateway.do("released", *many(version, 5_000))
     assert int(segment.sh("a", f"ip -{version} neigh show proxy | wc -l")) == 5_000
-    assert int(segment.sh("a", f"ip -{version} route show proto 74 | wc -l")) == 5_001
+    assert int(segment.sh("a", f"ip -{version} route show proto 74 dev t0 | wc -l")) == 5_000
+    assert int(segment.sh("a", f"ip -{version} route show proto 74 | wc -l")) == 5_002, "and the halves of the pool"
     assert gateway.notes.read_bytes() == notes
     assert gateway.notes.stat().st_ino == written.st_ino, "the file of notes was not written again"
     gateway.kill()
@@ -232,7 +219,7 @@ def _refusal(tmp_path: Path, interface: str, kind: type[Exception], *, prepare: 
         sh(f"cd /proc/sys/net; {prepare}")
         owner = await Ownership.claim(tmp_path / "owned.json")
         with pytest.raises(kind) as caught:
-            Announcer.create("arp", interface, (), owner, told.append, pools=POOLS)
+            Announcer.create("arp", interface, (), owner, told.append, pools=POOLS, tunnel="t0")
         (tmp_path / "text").write_text(str(caught.value))
         assert await owner.release() == []
 
@@ -274,7 +261,7 @@ def test_the_documented_program_keeps_host_routes_through_the_tunnel(tmp_path: P
         program.write_text(_documented("jumpvpn-route"))
         program.chmod(0o755)
         owner, told = await Ownership.claim(tmp_path / "owned.json"), list[str]()
-        announcer = Announcer.create("command", None, (str(program),), owner, told.append, pools=POOLS)
+        announcer = Announcer.create("command", None, (str(program),), owner, told.append, pools=POOLS, tunnel="t0")
         job = asyncio.ensure_future(announcer.run())
         announcer.acquired([*many(4, 300), *many(6, 2)])
         await announcer.settled()

@@ -142,12 +142,15 @@ def _link(name: str, flags: int, kind: int = 16) -> bytes:
 
 def test_link_messages_tell_whether_our_interface_carries() -> None:
     data = _link("in0", 0x41) + _link("in01", 0x41) + _link("in0", 0x1) + _link("in0", 0x40) + _link("in0", 0x41, 17)
-    assert list(link_states(data, "in0")) == [True, False, False, False]
+    data += _link("tun0", 0x41)
+    told = [("in0", True), ("in0", False), ("in0", False), ("in0", False)]
+    assert list(link_states(data, ["in0"])) == told
+    assert list(link_states(data, ["tun0", "in0"])) == [*told, ("tun0", True)]
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_link_messages_or_nothing(data: bytes) -> None:
-    assert all(isinstance(state, bool) for state in link_states(data, "in0"))
+    assert all(name == "in0" for name, _ in link_states(data, ["in0"]))
 
 
 # --- the administrator's program -------------------------------------------------------------------------------------
@@ -179,7 +182,7 @@ class Hook:
         )
         owner = await Ownership.claim(self.path.parent / "owned.json")
         words = command or (str(self.path),)
-        self._announcer = Announcer.create("command", None, words, owner, self._failed, pools=POOLS)
+        self._announcer = Announcer.create("command", None, words, owner, self._failed, pools=POOLS, tunnel="t0")
         self._job = asyncio.ensure_future(self._announcer.run())
         try:
             yield self._announcer
@@ -420,7 +423,7 @@ async def test_the_number_of_addresses_is_bounded(hook: Hook) -> None:
 async def test_mode_none_does_nothing(tmp_path: Path) -> None:
     owner = await Ownership.claim(tmp_path / "owned.json")
     told: list[str] = []
-    announcer = Announcer.create("none", None, (), owner, told.append, pools=())
+    announcer = Announcer.create("none", None, (), owner, told.append, pools=(), tunnel="t0")
     announcer.acquired(["10.77.0.5"])
     await announcer.run()
     await announcer.settled()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,7 +18,8 @@ from jumpvpn.cli import templates
 from jumpvpn.cli.show_event import event_line
 from jumpvpn.cli.show_status import amount, span, status_view
 from jumpvpn.config import encode_key, parse_client, parse_gateway
-from jumpvpn.runtime.control import ControlServer, Refused
+from jumpvpn.runtime.control import Refused
+from unit.answering import answering
 
 TRANSPORT = {
     "id": "wlan0/udp/gw1",
@@ -227,24 +226,12 @@ def test_a_configuration_error_names_every_key(tmp_path: Path) -> None:
 
 
 class Node:
-    """A stand-in for a running node, on its own loop and thread."""
+    """What answers in the place of a running node at ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        self._loop = asyncio.new_event_loop()
-        self._server = ControlServer(
-            path, {"status": self._status, "switch": self._switch, "terminate": self._terminate}, {}
-        )
-        self._loop.run_until_complete(self._server.start())
-        self._thread = Thread(target=self._loop.run_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
+        self.commands = {"status": self._status, "switch": self._switch, "terminate": self._terminate}
 
     async def _status(self, _: Mapping[str, Any]) -> Any:
         return DOCUMENT
@@ -259,9 +246,9 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    running = Node(tmp_path / "c.sock")
-    yield running
-    running.close()
+    stand_in = Node(tmp_path / "c.sock")
+    with answering(stand_in.path, stand_in.commands):
+        yield stand_in
 
 
 def test_commands_reach_the_node_and_denials_come_back(node: Node) -> None:

@@ -30,7 +30,10 @@ STORE = StoreFacts(
 
 
 def document(*, with_sessions: bool = False) -> dict[str, Any]:
-    return of_cluster("eu", "gw1", MEMBERS, SESSIONS, STORE, with_sessions=with_sessions)
+    return of_cluster(
+        "eu", "gw1", MEMBERS, SESSIONS, STORE, with_sessions=with_sessions, adopted_after=15 * SECOND,
+        transport_ttl=300 * SECOND,
+    )  # fmt: skip
 
 
 def shown(view: Any) -> str:
@@ -42,12 +45,16 @@ def shown(view: Any) -> str:
 
 def test_the_document_counts_owners_and_lists_owners_that_are_gone() -> None:
     told = json.loads(json.dumps(document()))
+    end = {"reason": "transport_ttl_exceeded", "policy": "session.transport_ttl", "in_ms": 300_000.0}
+    no_heir = {"heirs": [], "adopted_after_ms": None, "ends": end}
+    heir = {"heirs": ["gw1"], "adopted_after_ms": 15_000.0, "ends": None}
     assert told["members"] == [
         {"node": "gw1", "address": "vpn1.example.org:51900", "state": "serving", "lease_left_ms": 4210.0,
-         "sessions": 2, "version": "0.1.0"},
+         "sessions": 2, "version": "0.1.0", "if_lost": no_heir},
         {"node": "gw2", "address": "203.0.113.2:51900", "state": "draining", "lease_left_ms": 3000.0,
-         "sessions": 0, "version": "0.1.0"},
-        {"node": "gw3", "address": "", "state": "gone", "lease_left_ms": None, "sessions": 1, "version": ""},
+         "sessions": 0, "version": "0.1.0", "if_lost": heir},
+        {"node": "gw3", "address": "", "state": "gone", "lease_left_ms": None, "sessions": 1, "version": "",
+         "if_lost": heir},
     ]  # fmt: skip
     assert (told["cluster"], told["node"], told["owners"]) == ("eu", "gw1", {"gw1": 2, "gw3": 1})
     assert (told["sessions"], told["sessions_total"]) == ([], 3)
@@ -88,7 +95,11 @@ gw2      203.0.113.2:51900       draining         3 s         0  0.1.0
 gw3      –                       gone               –         1  –
 
 store   10.0.0.11:2379 answers  10.0.0.12:2379 silent  10.0.0.13:2379 untried  revision 4711
-behind  3 changes, the oldest for 240 ms"""
+behind  3 changes, the oldest for 240 ms
+
+ahead   if gw1 dies, no other gateway serves: its sessions end with transport_ttl_exceeded after 5 min \
+(session.transport_ttl), unless it is
+        back before"""
 
 OWNERS = """\
 
@@ -100,6 +111,19 @@ cc00     phone   ATTACHED    gw1       4        5 s"""
 
 def test_people_see_members_store_and_counts() -> None:
     assert shown(cluster_view(document())) == OVERVIEW
+
+
+def test_people_see_who_serves_in_the_place_of_a_gateway_that_dies() -> None:
+    other = MemberFacts("gw4", "203.0.113.4:51900", "serving", None, "0.1.0")
+    told = of_cluster(
+        "eu", "gw1", (*MEMBERS, other), SESSIONS, STORE, adopted_after=15 * SECOND, transport_ttl=300 * SECOND
+    )
+    assert (
+        "ahead   if gw1 dies, its clients ask gw4; sessions whose clients stay silent are adopted after 15 s"
+        in shown(cluster_view(told))
+    )
+    heirs = {member["node"]: member["if_lost"]["heirs"] for member in told["members"]}
+    assert heirs == {"gw1": ["gw4"], "gw2": ["gw1", "gw4"], "gw3": ["gw1", "gw4"], "gw4": ["gw1"]}
 
 
 def test_people_see_every_session_when_they_ask() -> None:
@@ -162,3 +186,12 @@ def test_a_clients_status_lists_the_gateways_it_knows() -> None:
     ]
     assert GATEWAYS in shown(status_view({"role": "client", "node": "laptop", "gateways": known}))
     assert "gateway " not in shown(status_view({"role": "client", "node": "laptop", "gateways": []}))
+
+
+def test_a_gateway_without_a_lease_says_that_it_knows_only_what_was() -> None:
+    fenced = MemberFacts("gw1", "vpn1.example.org:51900", "fenced", 0, "0.1.0")
+    told = of_cluster("eu", "gw1", (fenced, MEMBERS[0]), SESSIONS, STORE, adopted_after=SECOND, transport_ttl=SECOND)
+    text = shown(cluster_view(told))
+    assert "it has no lease, and forwards nothing; the others are shown as they were seen last" in text
+    assert "ahead" not in text
+    assert "if gw1 dies" in shown(cluster_view(document()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -10,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import pytest
 from test_cli import run
 
-from jumpvpn.runtime.control import ControlServer, Refused
+from jumpvpn.runtime.control import Refused
 from jumpvpn.runtime.status import MemberFacts, OwnedSession, StoreFacts, of_cluster
+from unit.answering import answering
 
 DOCUMENT = of_cluster(
     "eu", "gw1", [MemberFacts("gw1", "h:1", "serving", 10**9, "0.1.0")],
@@ -37,18 +37,7 @@ class Gateway:
         self.in_cluster = True
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.polled = Event()
-        self._loop = asyncio.new_event_loop()
-        commands = {"drain": self._drain, "cluster": self._cluster, "down": self._down}
-        self._server = ControlServer(path, commands, {})
-        self._loop.run_until_complete(self._server.start())
-        self._thread = Thread(target=self._loop.run_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
+        self.commands = {"drain": self._drain, "cluster": self._cluster, "down": self._down}
 
     async def _drain(self, args: Mapping[str, Any]) -> Any:
         self.asked.append(("drain", dict(args)))
@@ -74,9 +63,9 @@ class Gateway:
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    running = Gateway(tmp_path / "c.sock", sessions=3)
-    yield running
-    running.close()
+    stand_in = Gateway(tmp_path / "c.sock", sessions=3)
+    with answering(stand_in.path, stand_in.commands):
+        yield stand_in
 
 
 def test_a_drain_ends_well_when_no_session_is_left(gateway: Gateway) -> None:
@@ -193,3 +182,15 @@ def test_the_cluster_is_watched_line_by_line(gateway: Gateway) -> None:
         watching.send_signal(signal.SIGINT)
         assert watching.wait(20) == 0
     assert lines == [DOCUMENT, DOCUMENT]
+
+
+@pytest.mark.parametrize("command", [["drain"], ["drain", "--off"], ["cluster", "status"]])
+def test_a_client_is_not_asked_what_only_gateways_know(gateway: Gateway, command: list[str]) -> None:
+    for known in ("drain", "cluster"):
+        del gateway.commands[known]
+    done = run(*command, "--control", str(gateway.path))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"jumpvpn: error: the node on {gateway.path} is no gateway: ask on a gateway's machine, or name its socket "
+        "with --control\n"
+    )

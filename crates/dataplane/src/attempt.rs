@@ -19,12 +19,19 @@ use crate::shared::Shared;
 use crate::sys;
 use crate::tx::{Early, Tx};
 
+/// How much later than the first packet of a new gateway the last one of the gateway before may come, beside what their
+/// paths differ by: queues on the way, and machines that are busy while their sessions move.
+const LAST_WORDS_NS: u64 = 20_000_000;
+/// What comes from a gateway that was left is not waited for any longer: those who answer it notice 100 ms.
+const MAX_PATIENCE_NS: u64 = 100_000_000;
+
 /// A request under way.
 #[derive(Debug)]
 pub struct Attempt {
     nonce: EpochNonce,
     next_epoch: u64,
     path: PathIndex,
+    leaving: bool,
     datagram: Vec<u8>,
 }
 
@@ -54,6 +61,8 @@ pub struct Wish {
     pub token: Vec<u8>,
     /// Send data of the next epoch at once.
     pub zero_rtt: bool,
+    /// The gateway of the present epoch asked for it, and goes on to deliver until another one does.
+    pub leaving: bool,
 }
 
 /// Begins a reattach and sends its request; an earlier one is abandoned. Returns the first 8 bytes of its nonce.
@@ -81,7 +90,7 @@ pub fn begin(shared: &Shared, session: &Arc<Session>, wish: &Wish) -> Result<[u8
         token,
     };
     let datagram = request.seal(&keys.root.control(), &ticket, &nonce);
-    let attempt = Attempt { nonce, next_epoch: wish.next_epoch, path: wish.path, datagram };
+    let attempt = Attempt { nonce, next_epoch: wish.next_epoch, path: wish.path, leaving: wish.leaving, datagram };
     let mut tx = session.tx.lock();
     send(shared, &tx, &attempt);
     if wish.zero_rtt {
@@ -190,11 +199,14 @@ fn take_opened(
             return Ok(());
         }
         let drain_until = sys::boottime_ns() + shared.settings.drain_ns;
-        let is_handover = session.tx.lock().is_foreign(reply.path);
+        let (is_handover, patience_ns) = {
+            let tx = session.tx.lock();
+            (tx.is_foreign(reply.path), if attempt.leaving { patience_ns(&tx, reply.path) } else { 0 })
+        };
         let closed = {
             let mut rx = session.rx.lock();
             let closed = rx.install(key, Some(drain_until));
-            rx.is_handover = is_handover;
+            (rx.is_handover, rx.patience_ns) = (is_handover, patience_ns);
             closed
         };
         shared.close_cids(&closed);
@@ -225,6 +237,13 @@ fn take_opened(
     Ok(())
 }
 
+/// How long inner packets that come on `path` wait for the last ones of the active path.
+fn patience_ns(tx: &Tx, path: PathIndex) -> u64 {
+    let one_way_ns = |path: PathIndex| tx.paths[path.index()].as_ref().map_or(0, |state| state.rtt.srtt_ns / 2);
+    let later_ns = tx.active.map_or(0, one_way_ns).saturating_sub(one_way_ns(path));
+    MAX_PATIENCE_NS.min(LAST_WORDS_NS + later_ns)
+}
+
 /// What became of the gateway that held the session before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
@@ -232,7 +251,7 @@ pub enum Handover {
     Same,
     /// It is lost: nothing of it is taken any more.
     Lost,
-    /// It gave the session away: what it still sends is taken until the first inner packet of the other comes.
+    /// It gave the session away: what it still sends is taken until inner packets of the other one are delivered.
     Drained,
 }
 
@@ -251,13 +270,14 @@ pub fn finish(shared: &Shared, session: &Session, handover: Handover) -> Result<
         Some(early) => early.key,
         None => SealingKey::new(keys.aead, &keys.root.up(committed.epoch, &committed.client_nonce)),
     };
+    let patience_ns = patience_ns(&tx, committed.path);
     tx.install_key(key);
     tx.active = Some(committed.path);
     let closed = {
         let mut rx = session.rx.lock();
         rx.current = committed.epoch;
         rx.active = Some(committed.path);
-        hand_over(&mut rx, handover)
+        hand_over(&mut rx, handover, patience_ns)
     };
     shared.close_cids(&closed);
     if handover != Handover::Same {
@@ -277,7 +297,7 @@ pub fn finish(shared: &Shared, session: &Session, handover: Handover) -> Result<
 }
 
 /// Ends what the gateway before may still send; returns the connection IDs that are no longer open.
-fn hand_over(rx: &mut Rx, handover: Handover) -> Vec<Cid> {
+fn hand_over(rx: &mut Rx, handover: Handover, patience_ns: u64) -> Vec<Cid> {
     rx.is_handover &= handover != Handover::Same;
     match handover {
         Handover::Same => Vec::new(),
@@ -285,6 +305,7 @@ fn hand_over(rx: &mut Rx, handover: Handover) -> Vec<Cid> {
         Handover::Drained => {
             // Unless its first packet came before this order: then the older epochs are closed already.
             rx.is_handover = rx.epochs.len() > 1;
+            rx.patience_ns = rx.patience_ns.max(patience_ns);
             Vec::new()
         }
     }

@@ -24,6 +24,9 @@ use crate::sys;
 const FRESH_TICKETS: usize = 4;
 
 /// Draws the gateway's nonce; returns the sealed secret, with the next epoch, for the record. Sends nothing.
+///
+/// From here on inner packets find the session, and wait for the commit: the answers to what it delivers may come before
+/// it returns, and packets that another gateway does not take any more before it begins.
 pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
     let cluster = shared.cluster.as_ref().ok_or(Error::State("a client decides no requests"))?;
     let (session, wish, root, nonce, gateway_nonce) = {
@@ -42,6 +45,8 @@ pub fn prepare(shared: &Shared, request: u64) -> Result<Vec<u8>> {
     let mut record = keys.record();
     (record.epoch, record.client_nonce, record.gateway_nonce) = (wish.next_epoch, nonce, gateway_nonce);
     (record.root, record.previous_root) = (root, None);
+    drop(keys);
+    session.route_inner(shared);
     Ok(record.seal(cluster, &session.id, &mut SystemRandom))
 }
 
@@ -109,7 +114,6 @@ pub fn commit(shared: &Arc<Shared>, request: u64, version: u64) -> Result<()> {
         tx.flush(shared, now_ns);
     }
     drop(keys);
-    session.route_inner(shared);
     handle_events(shared, &session, &origin, &mut sink.events);
     session.look_by(shared, now_ns);
     Ok(())

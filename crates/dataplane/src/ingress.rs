@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jumpvpn_packet::control::{FIRST_APPLICATION_TYPE, TYPE_REKEY_REPLY, TYPE_REKEY_REQUEST};
 use jumpvpn_packet::frames::Probe;
@@ -73,6 +74,8 @@ pub struct Ingress {
     waiting_bytes: usize,
     sink: Sink,
     ready: VecDeque<Arc<Socket>>,
+    /// Sessions with packets that wait for the last ones of the gateway before, and until when.
+    waiting: Vec<(u64, Arc<Session>)>,
     turns: u32,
 }
 
@@ -91,6 +94,7 @@ impl Ingress {
             waiting_bytes: 0,
             sink: Sink::default(),
             ready: VecDeque::new(),
+            waiting: Vec::new(),
             turns: 0,
         };
         Ok((ingress, registry, waker))
@@ -102,16 +106,45 @@ impl Ingress {
         if self.ready.is_empty() || self.turns.is_multiple_of(TURNS_PER_POLL) {
             self.wait()?;
         }
-        let Some(socket) = self.ready.pop_front() else { return Ok(()) };
-        if self.receive(&socket) {
-            self.ready.push_back(socket);
+        if let Some(socket) = self.ready.pop_front() {
+            if self.receive(&socket) {
+                self.ready.push_back(socket);
+            }
+            self.flush();
         }
-        self.flush();
+        self.end_waits();
         Ok(())
     }
 
+    /// Delivers what has waited long enough. Nobody but this thread delivers, so nothing of an older epoch comes after.
+    fn end_waits(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let now_ns = sys::boottime_ns();
+        let shared = &self.shared;
+        self.waiting.retain(|(until_ns, session)| {
+            if now_ns < *until_ns {
+                return true;
+            }
+            let (closed, packets) = session.rx.lock().end_wait();
+            shared.close_cids(&closed);
+            packets.iter().for_each(|packet| shared.deliver_plain(packet));
+            false
+        });
+    }
+
+    fn note_wait(&mut self, session: &Arc<Session>, until_ns: u64) {
+        match self.waiting.iter_mut().find(|(_, known)| Arc::ptr_eq(known, session)) {
+            Some((at_ns, _)) => *at_ns = until_ns,
+            None => self.waiting.push((until_ns, Arc::clone(session))),
+        }
+    }
+
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = (!self.ready.is_empty()).then_some(std::time::Duration::ZERO);
+        let until_ns = self.waiting.iter().map(|(until_ns, _)| *until_ns).min();
+        let until_ns = if self.ready.is_empty() { until_ns } else { Some(0) };
+        let timeout = until_ns.map(|at| Duration::from_nanos(at.saturating_sub(sys::boottime_ns())));
         let mut events = Events::with_capacity(64);
         match self.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -200,7 +233,7 @@ impl Ingress {
             (0..count).for_each(|_| shared.counters.dropped(DropReason::UnknownCid));
             return;
         };
-        let wake_ns = {
+        let (wake_ns, waits_ns) = {
             let mut rx = session.rx.lock();
             let arrival = Arrival {
                 way: Way { socket: origin.socket.id, peer: origin.route.peer },
@@ -215,9 +248,12 @@ impl Ingress {
                 }
             }
             rx.due_reports(origin.now_ns, &mut self.sink);
-            rx.report_deadline()
+            (rx.report_deadline(), rx.waiting.as_ref().map(|waiting| waiting.until_ns))
         };
         self.pass_on();
+        if let Some(until_ns) = waits_ns {
+            self.note_wait(&session, until_ns);
+        }
         if let Some(wake_ns) = wake_ns {
             session.look_by(shared, wake_ns);
         }

@@ -238,7 +238,7 @@ impl Plane {
 
     /// Gateway: a session as the store kept it: opens for reading only, answers probes with hints.
     ///
-    /// Inner packets find it only with `routed`; else after a committed reattach, or [`Self::route_inner`].
+    /// Inner packets find it only with `routed`; else after a prepared reattach, or [`Self::route_inner`].
     pub fn restore(&self, session_id: SessionId, sealed: &[u8], inner: &[String], routed: bool) -> Result<u64> {
         let cluster = self.shared.cluster.as_ref().ok_or(Error::State("a client restores no sessions"))?;
         let record = SessionRecord::open(cluster, &session_id, sealed)

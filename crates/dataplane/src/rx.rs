@@ -16,6 +16,9 @@ use crate::inner::{self, Prefix};
 pub const REPORT_INTERVAL_NS: u64 = 25_000_000;
 /// Datagrams of a next epoch held while its reattach is undecided: a decision takes milliseconds.
 pub const MAX_HELD: usize = 256;
+/// Inner packets of a new gateway that wait for the last ones of the gateway before: what 1 Gbit/s brings in 30 ms. More
+/// than that ends the wait.
+const MAX_WAITING_BYTES: usize = 4 << 20;
 
 /// What was received on one path in one epoch; all 0 when nothing was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +70,15 @@ impl RxEpoch {
     pub fn new(key: OpeningKey) -> Self {
         Self { key, expires_ns: None, probes_only: false }
     }
+}
+
+/// Inner packets of a new gateway that wait for the last ones of the gateway before; then they are delivered in order.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// When they are delivered.
+    pub until_ns: u64,
+    packets: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 /// A next epoch whose reattach is undecided, with the plaintexts that came early.
@@ -142,6 +154,10 @@ pub struct Rx {
     /// Client: the newest epoch was opened by another gateway than those before. Its first inner packet ends them, so
     /// that no two gateways ever deliver in turn.
     pub is_handover: bool,
+    /// Client: how long that packet waits for the last ones of a gateway that still delivers.
+    pub patience_ns: u64,
+    /// Client: it does.
+    pub waiting: Option<Waiting>,
     /// Epoch that this node seals in, too: its counts are reported.
     pub current: u64,
     /// Path that carries data.
@@ -212,7 +228,13 @@ impl Rx {
             arrival.counters.add(Counter::NotBound, 1);
             return Ok(());
         }
-        if is_inner && self.is_handover && at + 1 == self.epochs.len() {
+        if is_inner && at + 1 == self.epochs.len() && (self.is_handover || self.waiting.is_some()) {
+            if self.waits(arrival.now_ns) {
+                if self.take_inner(&buffer[plain.clone()], path, current, arrival) {
+                    self.wait(&buffer[plain]);
+                }
+                return Ok(());
+            }
             sink.events.push(Event::Closed { cids: self.close_older() });
         }
         if is_inner {
@@ -243,6 +265,29 @@ impl Rx {
             self.confirmed = true;
             sink.events.push(Event::Confirmed { path, epoch: self.epochs[at].key.epoch() });
         }
+    }
+
+    /// Whether inner packets of the newest epoch wait; the first one begins it.
+    fn waits(&mut self, now_ns: u64) -> bool {
+        if self.waiting.is_none() && self.is_handover && self.patience_ns > 0 {
+            self.waiting = Some(Waiting { until_ns: now_ns + self.patience_ns, ..Waiting::default() });
+        }
+        self.waiting.is_some()
+    }
+
+    fn wait(&mut self, packet: &[u8]) {
+        let Some(waiting) = &mut self.waiting else { return };
+        waiting.bytes += packet.len();
+        waiting.packets.push(packet.to_vec());
+        if waiting.bytes >= MAX_WAITING_BYTES {
+            waiting.until_ns = 0;
+        }
+    }
+
+    /// Ends the epochs before and the wait for them: their connection IDs, and the packets to deliver.
+    pub fn end_wait(&mut self) -> (Vec<Cid>, Vec<Vec<u8>>) {
+        let closed = if self.is_handover { self.close_older() } else { Vec::new() };
+        (closed, self.waiting.take().map_or_else(Vec::new, |waiting| waiting.packets))
     }
 
     fn hold(&mut self, datagram: &mut [u8], arrival: &Arrival<'_>) -> Result<(), DropReason> {
@@ -420,5 +465,30 @@ impl Rx {
     pub fn all_cids(&self) -> Vec<Cid> {
         let held = self.held.iter().flat_map(|held| *held.key.cids());
         self.epochs.iter().flat_map(|open| *open.key.cids()).chain(held).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_wait_in_order_and_too_many_end_the_wait() {
+        let mut rx = Rx { is_handover: true, patience_ns: 30, ..Rx::default() };
+        assert!(rx.waits(100));
+        rx.wait(&[1; 100]);
+        assert!(rx.waits(110));
+        rx.wait(&[2; 100]);
+        assert_eq!(rx.waiting.as_ref().map(|waiting| waiting.until_ns), Some(130));
+        rx.wait(&vec![3; MAX_WAITING_BYTES]);
+        assert_eq!(rx.waiting.as_ref().map(|waiting| waiting.until_ns), Some(0));
+        let first: Vec<u8> = rx.end_wait().1.iter().map(|packet| packet[0]).collect();
+        assert_eq!((first, rx.is_handover, rx.waits(140)), (vec![1, 2, 3], false, false));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_gateway_that_did_not_say_it_goes_on() {
+        let mut rx = Rx { is_handover: true, ..Rx::default() };
+        assert!(!rx.waits(100));
     }
 }

@@ -324,7 +324,8 @@ impl Plane {
         Ok(dict)
     }
 
-    #[pyo3(signature = (session, *, path, next_epoch, expected_version, age_ms, cause, token, zero_rtt = false))]
+    #[pyo3(signature = (session, *, path, next_epoch, expected_version, age_ms, cause, token, zero_rtt = false,
+                        leaving = false))]
     #[allow(clippy::too_many_arguments)]
     fn begin_reattach(
         &self,
@@ -337,9 +338,10 @@ impl Plane {
         cause: u8,
         token: Vec<u8>,
         zero_rtt: bool,
+        leaving: bool,
     ) -> PyResult<String> {
         let path = path_index(path)?;
-        let wish = Wish { path, next_epoch, expected_version, age_ms, cause, token, zero_rtt };
+        let wish = Wish { path, next_epoch, expected_version, age_ms, cause, token, zero_rtt, leaving };
         let nonce = run(py, self, |plane| plane.begin_reattach(session, &wish))?;
         Ok(nonce.iter().map(|byte| format!("{byte:02x}")).collect())
     }

@@ -5,12 +5,14 @@ use jumpvpn_packet::frames::{Plaintext, Probe, Report, MEASUREMENT_LEN};
 use jumpvpn_packet::handshake::{Capabilities, Credential, Established, Initiator, InitiatorConfig};
 use jumpvpn_packet::header::{HEADER_LEN, OVERHEAD};
 use jumpvpn_packet::kem::KemKeyPair;
-use jumpvpn_packet::keys::{gateway_id, PublicKey};
+use jumpvpn_packet::keys::{GatewayId, PublicKey};
 use jumpvpn_packet::random::draw;
-use jumpvpn_packet::reattach::{HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, Ticket, Token};
+use jumpvpn_packet::reattach::{HintEnvelope, Reply, ReplyEnvelope, ReplyStatus, Request, StandbyReplyEnvelope, Token};
 use jumpvpn_packet::schedule::{ControlSecret, EpochNonce, Root, Secret};
 use jumpvpn_packet::seal::{OpeningKey, SealingKey};
 use jumpvpn_packet::{Cid, DropReason, PathIndex, SystemRandom};
+
+use crate::standby::{Leaving, Pass, Way};
 
 /// The version of the record that a gateway welcomes a client with.
 const BIRTH_VERSION: u64 = 1;
@@ -18,16 +20,23 @@ const BIRTH_VERSION: u64 = 1;
 const CLOSE: u8 = jumpvpn_packet::control::FIRST_APPLICATION_TYPE + 1;
 /// Cause of a move that a gateway's silence asks for: `transport_dead` in the registry of reasons.
 const CAUSE: u8 = 7;
+/// `stale_state_version` in the registry of reasons: the refusal tells what the next request has to name.
+const STALE: u16 = 44;
+/// Gateways grant no epoch further ahead than this.
+const EPOCH_JUMP: u64 = 64;
 
 /// A live session as the client knows it.
 pub struct Live {
     aead: AeadId,
     root: Root,
     control: ControlSecret,
-    tickets: Vec<Ticket>,
+    pass: Pass,
+    ways: Vec<Way>,
     born_ns: u64,
     version: u64,
     epoch: u64,
+    /// The newest epoch that was asked for: no two requests name the same one.
+    proposed: u64,
     path: PathIndex,
     up: SealingKey,
     down: OpeningKey,
@@ -39,6 +48,8 @@ pub struct Live {
 
 /// A reattach under way.
 pub struct Ask {
+    /// Number of the gateway that is asked.
+    pub gateway: usize,
     nonce: EpochNonce,
     path: PathIndex,
     epoch: u64,
@@ -52,8 +63,13 @@ pub enum Answer {
     Attached(Vec<u8>),
     /// Ask again with the token, by this request.
     Again(Vec<u8>),
-    /// Refused, with the reason's code. The gateway's version is known from here on.
-    Denied(u16),
+    /// Refused.
+    Denied {
+        /// Of the reason.
+        code: u16,
+        /// The refusal told the version or epoch that the next request has to name.
+        learned: bool,
+    },
 }
 
 /// What a datagram of the session said.
@@ -78,18 +94,20 @@ pub fn begin_birth(private: Secret, gateway: &PublicKey, timestamp_ns: u64) -> I
 }
 
 impl Live {
-    /// The session that a birth gave.
-    pub fn born(established: Established, now_ns: u64) -> Self {
+    /// The session that a birth gave, with ways to as many `gateways`.
+    pub fn born(established: Established, gateways: usize, now_ns: u64) -> Self {
         let (up, down) = (established.up(), established.down());
-        let Established { aead, root, tickets, .. } = established;
+        let Established { aead, root, tickets, standby, .. } = established;
         Self {
             aead,
             control: root.control(),
             root,
-            tickets,
+            pass: Pass::new(standby, tickets),
+            ways: (0..gateways).map(|_| Way::default()).collect(),
             born_ns: now_ns,
             version: BIRTH_VERSION,
             epoch: up.epoch(),
+            proposed: up.epoch(),
             path: PathIndex::new(0).expect("below eight"),
             up: SealingKey::new(aead, &up),
             down: OpeningKey::new(aead, &down),
@@ -144,49 +162,71 @@ impl Live {
         Ok(hint.challenge == self.challenge && hint.epoch >= self.epoch)
     }
 
-    /// A request at `gateway` under path index `path`; `token` is that of a challenge.
-    pub fn ask(&mut self, gateway: &PublicKey, path: PathIndex, token: Token, now_ns: u64) -> (Ask, Vec<u8>) {
+    /// A standby probe for the gateway with this number and name.
+    pub fn standby_probe(&mut self, gateway: usize, name: GatewayId, now_ns: u64) -> Leaving {
+        self.ways[gateway].probe(&mut self.pass, name, now_ns)
+    }
+
+    /// Takes the answer of a gateway to a standby probe; the round trip (ns).
+    pub fn standby_answered(
+        &mut self,
+        gateway: usize,
+        envelope: &StandbyReplyEnvelope<'_>,
+        now_ns: u64,
+    ) -> Result<u64, DropReason> {
+        self.ways[gateway].answered(&self.pass, envelope, now_ns)
+    }
+
+    /// A request at the gateway with this number and name; `token` is that of a challenge.
+    ///
+    /// Without one it shows the return token of the last standby reply, if that is still valid.
+    pub fn ask(&mut self, gateway: usize, name: GatewayId, token: Option<Token>, now_ns: u64) -> (Ask, Vec<u8>) {
         let nonce: EpochNonce = draw(&mut SystemRandom);
+        let way = &mut self.ways[gateway];
+        self.proposed = (self.proposed.max(self.epoch) + 1).min(self.epoch + EPOCH_JUMP);
+        let path = PathIndex::new(gateway as u8).expect("at most eight gateways");
         let request = Request {
-            next_epoch: self.epoch + 1,
+            next_epoch: self.proposed,
             expected_version: self.version,
             age_ms: (now_ns - self.born_ns) / 1_000_000,
             path,
             cause: CAUSE,
-            gateway: gateway_id(gateway),
-            token,
+            gateway: name,
+            token: token.or_else(|| way.token(now_ns).cloned()).unwrap_or_default(),
         };
-        let ticket = self.ticket();
-        let datagram = request.seal(&self.control, &ticket, &nonce);
-        (Ask { nonce, path, epoch: request.next_epoch, datagram: datagram.clone() }, datagram)
+        let datagram = request.seal(&self.control, &way.ticket(&mut self.pass), &nonce);
+        (Ask { gateway, nonce, path, epoch: request.next_epoch, datagram: datagram.clone() }, datagram)
     }
 
-    /// Opens the reply to `ask`.
+    /// Opens the reply to `ask` of the gateway named `name`.
     pub fn answered(
         &mut self,
         ask: &mut Ask,
         envelope: &ReplyEnvelope<'_>,
-        gateway: &PublicKey,
+        name: GatewayId,
         now_ns: u64,
     ) -> Result<Answer, DropReason> {
-        let reply = envelope.open(&self.control, &ask.nonce)?;
-        self.heard_ns = now_ns;
-        if !reply.tickets.is_empty() {
-            self.tickets.clone_from(&reply.tickets);
-        }
+        let mut reply = envelope.open(&self.control, &ask.nonce)?;
+        self.pass.renew(reply.standby.take(), std::mem::take(&mut reply.tickets));
         Ok(match reply.status {
             ReplyStatus::Challenge => {
-                let (next, datagram) = self.ask(gateway, ask.path, reply.token, now_ns);
+                let (next, datagram) = self.ask(ask.gateway, name, Some(reply.token), now_ns);
                 *ask = next;
                 Answer::Again(datagram)
             }
-            ReplyStatus::Denied => {
-                self.version = self.version.max(reply.version);
-                self.epoch = self.epoch.max(reply.epoch);
-                Answer::Denied(reply.reason)
-            }
+            ReplyStatus::Denied => self.denied(&reply),
             ReplyStatus::Committed => Answer::Attached(self.bind(ask, envelope, &reply, now_ns)),
         })
+    }
+
+    fn denied(&mut self, reply: &Reply) -> Answer {
+        let is_stale = reply.reason == STALE;
+        let learned = is_stale && (reply.version > self.version || reply.epoch >= self.proposed);
+        if is_stale {
+            self.version = self.version.max(reply.version);
+            self.proposed = self.proposed.max(reply.epoch);
+        }
+        Answer::Denied { code: reply.reason, learned }
     }
 
     fn bind(&mut self, ask: &Ask, envelope: &ReplyEnvelope<'_>, reply: &Reply, now_ns: u64) -> Vec<u8> {
@@ -195,16 +235,8 @@ impl Live {
         self.up = SealingKey::new(self.aead, &up);
         self.down = OpeningKey::new(self.aead, &down);
         (self.epoch, self.version, self.path) = (ask.epoch, reply.version, ask.path);
+        self.heard_ns = now_ns;
         self.probe(now_ns)
-    }
-
-    /// A ticket is for one network; all of this client's requests leave from one.
-    fn ticket(&mut self) -> Ticket {
-        let last = self.tickets.last().expect("a birth gives tickets, and the last one is kept").clone();
-        if self.tickets.len() > 1 {
-            self.tickets.pop();
-        }
-        last
     }
 
     fn seal(&mut self, plaintext: &[u8; MEASUREMENT_LEN]) -> Vec<u8> {
@@ -231,14 +263,16 @@ impl Ask {
 mod tests {
     use super::*;
     use jumpvpn_packet::handshake::{Accepted, Assemblies, Fragment, FragmentLimits, ReceivedInit};
-    use jumpvpn_packet::keys::public_key;
-    use jumpvpn_packet::reattach::{RequestEnvelope, StandbyKey, TICKET_LEN};
+    use jumpvpn_packet::keys::{gateway_id, public_key};
+    use jumpvpn_packet::reattach::{
+        RequestEnvelope, StandbyKey, StandbyProbeEnvelope, StandbyReply, Ticket, TICKET_LEN,
+    };
 
     const MS: u64 = 1_000_000;
 
     /// What the gateway holds of a session.
     struct Gateway {
-        key: PublicKey,
+        name: GatewayId,
         session: Established,
     }
 
@@ -262,7 +296,7 @@ mod tests {
         };
         let (session, datagrams) = init.respond(accepted).unwrap();
         let established = datagrams.iter().find_map(|datagram| initiator.accept(datagram, 0).unwrap()).unwrap();
-        (Live::born(established, 5 * MS), Gateway { key, session })
+        (Live::born(established, 2, 5 * MS), Gateway { name: gateway_id(&key), session })
     }
 
     fn path(index: u8) -> PathIndex {
@@ -272,9 +306,9 @@ mod tests {
     fn reply(gateway: &Gateway, request: &Request, nonce: &EpochNonce, status: ReplyStatus, version: u64) -> Vec<u8> {
         let token = Token::parse(if status == ReplyStatus::Challenge { b"prove it" } else { b"" }).unwrap();
         let epoch = request.next_epoch;
+        let reason = if status == ReplyStatus::Denied { STALE } else { 0 };
         let standby = (status == ReplyStatus::Committed).then(|| StandbyKey::new([6; 32]));
-        let answer =
-            Reply { status, epoch, version, path: request.path, reason: 0, token, tickets: Vec::new(), standby };
+        let answer = Reply { status, epoch, version, path: request.path, reason, token, tickets: Vec::new(), standby };
         answer.seal(&gateway.session.root.control(), nonce, &[0xaa; 32])
     }
 
@@ -307,37 +341,57 @@ mod tests {
     fn a_request_is_challenged_then_granted_and_opens_the_next_epoch() {
         let (mut live, gateway) = born();
         let control = gateway.session.root.control();
-        let (mut ask, first) = live.ask(&gateway.key, path(1), Token::default(), 105 * MS);
+        let (mut ask, first) = live.ask(1, gateway.name, None, 105 * MS);
         let envelope = RequestEnvelope::parse(&first).unwrap();
         let request = envelope.open(&control).unwrap();
         assert_eq!((request.next_epoch, request.expected_version, request.age_ms), (2, 1, 100));
-        assert_eq!(request.gateway, gateway_id(&gateway.key));
+        assert_eq!((request.gateway, request.token.is_empty()), (gateway.name, true));
         let sealed = reply(&gateway, &request, &envelope.nonce, ReplyStatus::Challenge, 1);
-        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), &gateway.key, 110 * MS).unwrap();
+        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), gateway.name, 110 * MS).unwrap();
         let Answer::Again(second) = answer else { panic!("not asked again") };
         let envelope = RequestEnvelope::parse(&second).unwrap();
         let request = envelope.open(&control).unwrap();
         assert_eq!(request.token.as_bytes(), b"prove it");
         let sealed = reply(&gateway, &request, &envelope.nonce, ReplyStatus::Committed, 9);
-        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), &gateway.key, 120 * MS).unwrap();
+        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), gateway.name, 120 * MS).unwrap();
         let Answer::Attached(mut probe) = answer else { panic!("not attached") };
-        let up = gateway.session.root.up(2, &envelope.nonce);
+        let up = gateway.session.root.up(3, &envelope.nonce);
         let mut opening = OpeningKey::new(gateway.session.aead, &up);
         assert_eq!(opening.open(&mut probe).unwrap().path, path(1));
-        assert_eq!((live.epoch, live.version), (2, 9));
+        assert_eq!((live.epoch, live.version), (3, 9), "no two requests name the same epoch");
     }
 
     #[test]
     fn a_denial_tells_the_version_to_ask_with() {
         let (mut live, gateway) = born();
-        let (mut ask, datagram) = live.ask(&gateway.key, path(0), Token::default(), 6 * MS);
+        let (mut ask, datagram) = live.ask(0, gateway.name, None, 6 * MS);
         let envelope = RequestEnvelope::parse(&datagram).unwrap();
         let request = envelope.open(&gateway.session.root.control()).unwrap();
         let sealed = reply(&gateway, &request, &envelope.nonce, ReplyStatus::Denied, 5);
-        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), &gateway.key, 7 * MS);
-        assert_eq!(answer, Ok(Answer::Denied(0)));
-        let (_, datagram) = live.ask(&gateway.key, path(0), Token::default(), 8 * MS);
+        let answer = live.answered(&mut ask, &ReplyEnvelope::parse(&sealed).unwrap(), gateway.name, 7 * MS);
+        assert_eq!(answer, Ok(Answer::Denied { code: STALE, learned: true }));
+        let (_, datagram) = live.ask(0, gateway.name, None, 8 * MS);
         let request = RequestEnvelope::parse(&datagram).unwrap().open(&gateway.session.root.control()).unwrap();
         assert_eq!((request.expected_version, request.next_epoch), (5, 3));
+    }
+
+    #[test]
+    fn a_proved_standby_gives_the_token_that_spares_the_challenge() {
+        let (mut live, gateway) = born();
+        let leaving = live.standby_probe(1, gateway.name, 10 * MS);
+        let probe = StandbyProbeEnvelope::parse(&leaving.datagram).unwrap();
+        let key = StandbyKey::new([6; 32]);
+        assert_eq!(probe.open(&key).unwrap().gateway, gateway.name);
+        let token = Token::parse(b"return").unwrap();
+        let reply = StandbyReply { token, is_draining: false }.seal(&key, &probe.challenge, &[1; 16]);
+        let heard = live.standby_answered(1, &StandbyReplyEnvelope::parse(&reply).unwrap(), 13 * MS);
+        assert_eq!(heard, Ok(3 * MS));
+        for (asked, shown) in [(1, &b"return"[..]), (0, &b""[..])] {
+            let (_, datagram) = live.ask(asked, gateway.name, None, 20 * MS);
+            let envelope = RequestEnvelope::parse(&datagram).unwrap();
+            let request = envelope.open(&gateway.session.root.control()).unwrap();
+            assert_eq!(request.token.as_bytes(), shown);
+            assert_eq!(envelope.ticket == probe.ticket, asked == 1);
+        }
     }
 }

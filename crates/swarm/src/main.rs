@@ -5,7 +5,11 @@
 mod base64;
 mod client;
 mod devices;
+mod moves;
+mod net;
 mod options;
+mod recovery;
+mod standby;
 mod tally;
 mod worker;
 
@@ -16,6 +20,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mio::Waker;
+use net::Net;
 use options::{Options, USAGE};
 use tally::Tally;
 use worker::{Order, Worker};
@@ -50,7 +56,7 @@ fn complain(error: &str) -> ExitCode {
 struct Swarm {
     options: Arc<Options>,
     began: Instant,
-    orders: Vec<Sender<Order>>,
+    orders: Vec<(Sender<Order>, Arc<Waker>)>,
     shown: Vec<Arc<Mutex<Tally>>>,
 }
 
@@ -59,17 +65,17 @@ fn run(options: Options) -> Result<(), String> {
     let began = Instant::now();
     let mut swarm = Swarm { options: Arc::clone(&options), began, orders: Vec::new(), shown: Vec::new() };
     let mut threads = Vec::new();
-    for place in 0..options.sockets {
+    for place in 0..options.threads {
         let shown = Arc::new(Mutex::new(Tally::default()));
-        let worker = Worker::new(Arc::clone(&options), place, began, Arc::clone(&shown))
-            .map_err(|error| format!("cannot open a socket: {error}"))?;
+        let net =
+            Net::new(&worker::binds(&options, place)).map_err(|error| format!("cannot open a socket: {error}"))?;
+        let worker = Worker::new(Arc::clone(&options), place, began, Arc::clone(&shown));
         let (sender, receiver) = channel();
-        swarm.orders.push(sender);
+        swarm.orders.push((sender, net.waker()));
         swarm.shown.push(shown);
-        threads.push(thread::spawn(move || worker.run(&receiver)));
+        threads.push(thread::spawn(move || worker.run(net, &receiver)));
     }
-    let said = swarm.listen(&commands());
-    drop(swarm);
+    let said = swarm.listen(&commands()).and(swarm.tell(Order::End));
     for thread in threads {
         let ended = thread.join().map_err(|_| "a thread failed".to_string())?;
         ended.map_err(|error| format!("a socket failed: {error}"))?;
@@ -133,7 +139,7 @@ impl Swarm {
     }
 
     fn tell(&self, order: Order) -> Result<(), String> {
-        let told = self.orders.iter().all(|orders| orders.send(order).is_ok());
+        let told = self.orders.iter().all(|(orders, waker)| orders.send(order).is_ok() && waker.wake().is_ok());
         told.then_some(()).ok_or_else(|| "a thread ended early".into())
     }
 

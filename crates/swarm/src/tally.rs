@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+/// Spans kept of what goes on for ever: enough for a 99th percentile, cheap to copy.
+const RECENT: usize = 4096;
+
 /// Durations of one kind, ns.
 #[derive(Clone, Debug, Default)]
 pub struct Spans(Vec<u64>);
@@ -10,6 +13,14 @@ impl Spans {
     /// Adds one.
     pub fn add(&mut self, ns: u64) {
         self.0.push(ns);
+    }
+
+    /// Adds one; the oldest half gives way when there are too many.
+    pub fn add_recent(&mut self, ns: u64) {
+        if self.0.len() == RECENT {
+            self.0.drain(..RECENT / 2);
+        }
+        self.add(ns);
     }
 
     /// Adds all of `other`.
@@ -60,8 +71,20 @@ pub struct Tally {
     pub dropped: u64,
     /// Births begun again because no answer came.
     pub births_again: u64,
-    /// Requests made again because no answer came.
-    pub asks_again: u64,
+    /// Clients that came back, each time.
+    pub returns: u64,
+    /// Requests made, each with a nonce of its own.
+    pub requests: u64,
+    /// Sends of a request that was sent before.
+    pub repeats: u64,
+    /// Attempts that ran out of time: another request is made.
+    pub timeouts: u64,
+    /// Requests without evidence that the gateway lives.
+    pub blind: u64,
+    /// Standby probes sent, and answered.
+    pub standby: (u64, u64),
+    /// Clients that ended because all their attempts were used up.
+    pub given_up: u64,
     /// Challenges answered.
     pub challenges: u64,
     /// Denials, by reason code.
@@ -72,7 +95,7 @@ pub struct Tally {
     pub reattach: Spans,
     /// From the loss of the gateway to the committed reply, of the last loss.
     pub back: Spans,
-    /// Round trips of probes, of this second.
+    /// Round trips of the newest probes.
     pub probe: Spans,
 }
 
@@ -87,7 +110,13 @@ impl Tally {
         self.datagrams = (self.datagrams.0 + other.datagrams.0, self.datagrams.1 + other.datagrams.1);
         self.dropped += other.dropped;
         self.births_again += other.births_again;
-        self.asks_again += other.asks_again;
+        self.returns += other.returns;
+        self.requests += other.requests;
+        self.repeats += other.repeats;
+        self.timeouts += other.timeouts;
+        self.blind += other.blind;
+        self.standby = (self.standby.0 + other.standby.0, self.standby.1 + other.standby.1);
+        self.given_up += other.given_up;
         self.challenges += other.challenges;
         other.denials.iter().for_each(|&(code, count)| self.deny(code, count));
         self.birth.merge(&other.birth);
@@ -121,7 +150,14 @@ impl Tally {
             ("sent", self.datagrams.1),
             ("dropped", self.dropped),
             ("births_again", self.births_again),
-            ("asks_again", self.asks_again),
+            ("returns", self.returns),
+            ("requests", self.requests),
+            ("repeats", self.repeats),
+            ("timeouts", self.timeouts),
+            ("blind", self.blind),
+            ("standby_probes", self.standby.0),
+            ("standby_answers", self.standby.1),
+            ("given_up", self.given_up),
             ("challenges", self.challenges),
         ];
         for (name, value) in numbers {
@@ -151,14 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn of_what_goes_on_for_ever_the_newest_are_kept() {
+        let mut spans = Spans::default();
+        (0..3 * RECENT as u64).for_each(|ns| spans.add_recent(ns));
+        assert!(spans.0.len() <= RECENT && spans.0.last() == Some(&(3 * RECENT as u64 - 1)));
+    }
+
+    #[test]
     fn a_line_sums_the_threads() {
         let mut left = Tally { waiting: 1, attached: [2, 0, 0, 0, 0, 0, 0, 0], ..Tally::default() };
         left.deny(40, 1);
-        let mut right = Tally { attached: [1, 4, 0, 0, 0, 0, 0, 0], ..Tally::default() };
+        let attached = [1, 4, 0, 0, 0, 0, 0, 0];
+        let mut right = Tally { attached, requests: 7, standby: (3, 2), ..Tally::default() };
         right.deny(40, 2);
         left.merge(&right);
         let line = left.json(1.5, 2);
         assert!(line.starts_with("{\"t\":1.500,\"waiting\":1,\"births\":0,\"attached\":7,"), "{line}");
+        assert!(line.contains("\"requests\":7,") && line.contains("\"standby_answers\":2,"), "{line}");
         assert!(line.contains("\"at\":[3,4],\"denials\":{\"40\":3}"), "{line}");
     }
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 
 
-class Lane(Enum):
+class Lane(StrEnum):
     """STATE events belong to a committed mutation and its session's chain; NODE events to the process run's chain."""
 
     STATE = "S"
@@ -44,7 +44,7 @@ def _entry(lanes: frozenset[Lane], severity: Severity, fields: str) -> Entry:
 
 
 _SECURITY = "step nonce_id count source_prefix code"
-_OWNED = "from_node epoch lease_ms version floor"
+_OWNED = "from_node epoch lease_ms version floor cause"
 _COALESCED = " count first_ms last_ms"  # denials of one kind within the interval become one record
 
 CATALOGUE: Mapping[str, Entry] = {
@@ -114,7 +114,7 @@ CATALOGUE: Mapping[str, Entry] = {
         _NODE, _INFO, "build_hash config_digest boot_id previous_head program_version role pid audit_key"
     ),
     "node.stopping": _entry(_NODE, _INFO, "cause"),
-    "node.stopped": _entry(_NODE, _INFO, "cause uptime_ms"),
+    "node.stopped": _entry(_NODE, _INFO, "cause uptime_ms error"),
     "audit.checkpoint": _entry(_NODE, _INFO, "number heads counts prev_checkpoint next_key signature"),
     "audit.suppressed": _entry(_NODE, _MEDIUM, "count sink lag_ms queue_len code"),
     "audit.gap": _entry(_NODE, _HIGH, "count sink lag_ms queue_len"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import rfc8785
+
+from jumpvpn.values import dataclass
 
 GENESIS = "0" * 64
 _ENCODER = msgspec.json.Encoder(order="sorted")
@@ -48,42 +49,41 @@ _LINKS = frozenset({"chain", "seq", "prev", "hash"})
 
 
 def canonical(value: Any) -> bytes:
-    """``value`` as canonical JSON (RFC 8785). Raises ValueError for what has no such form."""
-    return _ENCODER.encode(value) if _faithful(value) else rfc8785.dumps(value)
+    """``value`` as canonical JSON (RFC 8785). Raises ValueError for what has no such form.
 
-
-def _faithful(value: Any) -> bool:
-    """Whether the fast encoder's bytes are those of RFC 8785: not for every number, nor for every order of names.
-
-    It sorts names by code point, RFC 8785 by UTF-16 unit: the same for ASCII.
+    The fast encoder's bytes are those of RFC 8785 where every name and text is ASCII (it sorts names by code point, RFC
+    8785 by UTF-16 unit) and the numbers are ordinary ones.
     """
+    if _ordinary(value):
+        encoded = _ENCODER.encode(value)
+        if encoded.isascii():
+            return encoded
+    return rfc8785.dumps(value)
+
+
+def _ordinary(value: Any) -> bool:
+    """Whether there are JSON's own types only, and no number that encoders write in different forms."""
     kind = type(value)
     if kind is dict:
         for name, item in value.items():
-            if type(name) is not str or not name.isascii():
+            if type(name) is not str:
                 return False
             kind = type(item)  # most are texts and counters: no call for those
-            if not (
-                item is None
-                or (kind is str and item.isascii())
-                or (kind is int and -_LARGEST_INTEGER <= item <= _LARGEST_INTEGER)
-                or _faithful(item)
+            if kind not in _ALWAYS_ORDINARY and not (
+                _ordinary(item) if kind is not int else -_LARGEST_INTEGER <= item <= _LARGEST_INTEGER
             ):
                 return False
         return True
     if kind is int:
         return bool(-_LARGEST_INTEGER <= value <= _LARGEST_INTEGER)
-    if kind is str:
-        return value.isascii() or _no_surrogate(value)
     if kind is float:
         return bool(_PLAIN_FROM <= abs(value) < _LARGEST_INTEGER and not value.is_integer())
     if kind is list or kind is tuple:
-        return all(map(_faithful, value))
-    return value is None or kind is bool
+        return all(map(_ordinary, value))
+    return kind in _ALWAYS_ORDINARY
 
 
-def _no_surrogate(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+_ALWAYS_ORDINARY = frozenset({str, bool, type(None)})
 
 
 def session_chain(session_uid: str, role: str) -> str:

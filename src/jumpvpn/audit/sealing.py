@@ -7,7 +7,6 @@ that the store has the commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from jumpvpn.audit.addresses import AddressMode
 from jumpvpn.audit.chain import Chain, node_chain, session_chain
@@ -15,7 +14,7 @@ from jumpvpn.audit.checkpoints import EVENT, Growth, Link, Sign, checkpoint_data
 from jumpvpn.audit.coalesce import Coalescer
 from jumpvpn.audit.envelope import Context, build_record
 from jumpvpn.policy.model import Policy
-from jumpvpn.values import DomainEvent, Now, TransportView
+from jumpvpn.values import DomainEvent, Now, TransportView, dataclass
 
 ADDRESS_FIELDS = ("old_peer", "new_peer", "source_prefix")
 ShowAddress = Callable[[str, AddressMode], str]

@@ -101,10 +101,11 @@ def status(
     with reported():
         path = node.control_path(control, config)
         question = watching.Question(cluster_status.COMMAND, cluster_status.cluster_view, {"sessions": sessions})
-        if watch:
-            watching.watch(path, question, interval, as_json=as_json)
-        else:
-            watching.show(path, question, as_json=as_json)
+        with node.asking_gateway(path):
+            if watch:
+                watching.watch(path, question, interval, as_json=as_json)
+            else:
+                watching.show(path, question, as_json=as_json)
 
 
 def _report(made: Made, next_step: str, *, as_json: bool) -> None:

@@ -4,13 +4,19 @@ The gateway's control command ``cluster`` with ``{"sessions": bool}`` answers (t
 
     {
       "cluster": "eu", "node": "gw1",                      # the cluster, and the gateway that answers
-      "members": [{"node": "gw1", "address": "vpn1.example.org:51900", "state": "serving" | "draining" | "gone",
-                   "lease_left_ms": 4210.0, "sessions": 12, "version": "0.1.0"}],
+      "members": [{"node": "gw1", "address": "vpn1.example.org:51900",
+                   "state": "serving" | "draining" | "gone" | "fenced",    # fenced: it may not act
+                   "lease_left_ms": 4210.0, "sessions": 12, "version": "0.1.0",
+                   # if it dies: who serves in its place, when they adopt whose client stays silent; or how all end
+                   "if_lost": {"heirs": ["gw2"], "adopted_after_ms": 15000.0,
+                               "ends": null | {"reason": "transport_ttl_exceeded", "policy": "session.transport_ttl",
+                                               "in_ms": 300000.0}}}],
       "store": {"endpoints": [{"address": "10.0.0.11:2379", "reachable": true | false | null}],
                 "revision": 4711, "behind": 3, "behind_oldest_ms": 240.0},
       "owners": {"gw1": 12, "gw2": 9},                     # living sessions per owner
       "sessions": [{"uid": "9f2c…", "device": "laptop", "state": "ATTACHED", "owner": "gw1", "term": 2,
-                    "since_ms": 63000.0}],                 # empty unless asked for
+                    "since_ms": 63000.0}],                 # with this owner, if this gateway saw it come there;
+                                                           # empty unless asked for
       "sessions_total": 21
     }
 
@@ -27,11 +33,12 @@ from rich.table import Table
 from rich.text import Text
 
 from jumpvpn.cli.console import printable
-from jumpvpn.cli.show_status import NOTHING, append_behind, span
+from jumpvpn.cli.show_status import NOTHING, ahead_line, append_behind, span
+from jumpvpn.explain import units
 from jumpvpn.explain.styles import STATE_STYLES
 
 COMMAND = "cluster"
-MEMBER_STYLES = {"serving": "green", "draining": "yellow", "gone": "red"}
+MEMBER_STYLES = {"serving": "green", "draining": "yellow", "fenced": "bold red", "gone": "red"}
 
 Document = Mapping[str, Any]
 
@@ -39,6 +46,9 @@ Document = Mapping[str, Any]
 def cluster_view(document: Document) -> RenderableType:
     """The whole document for people."""
     parts: list[RenderableType] = [_head(document), Text(), _members(document), Text(), _store(document)]
+    members = [] if _is_fenced(document) else document.get("members") or []
+    ahead = [words for member in members if (words := _if_lost(member)) is not None]
+    parts += [Text(), *(ahead_line(words) for words in ahead)] if ahead else []
     rows: Sequence[Document] = document.get("sessions") or []
     if rows:
         parts += [Text(), _sessions(rows)]
@@ -48,12 +58,20 @@ def cluster_view(document: Document) -> RenderableType:
     return Group(*parts)
 
 
+def _is_fenced(document: Document) -> bool:
+    """Whether the gateway that answers has no lease, so that it knows only what was."""
+    own = (member for member in document.get("members") or [] if member.get("node") == document.get("node"))
+    return any(member.get("state") == "fenced" for member in own)
+
+
 def _head(document: Document) -> Text:
     line = Text("cluster ")
     line.append(_word(document.get("cluster")), style="bold")
     line.append(
         f"  sessions {_word(document.get('sessions_total'))}  seen by {_word(document.get('node'))}", style="dim"
     )
+    if _is_fenced(document):
+        line.append("\nit has no lease, and forwards nothing; the others are shown as they were seen last", style="red")
     return line
 
 
@@ -71,6 +89,23 @@ def _members(document: Document) -> Table:
             _word(member.get("version")),
         )
     return table
+
+
+def _if_lost(member: Document) -> str | None:
+    """What becomes of a member's sessions if it dies; None without sessions, or if it is gone already."""
+    lost: Document | None = member.get("if_lost")
+    if lost is None or not member.get("sessions") or member.get("state") == "gone":
+        return None
+    heirs, ends = [_word(heir) for heir in lost.get("heirs") or []], lost.get("ends")
+    if ends is not None:
+        end = f"{_word(ends.get('reason'))} after {span(ends.get('in_ms'))} ({_word(ends.get('policy'))})"
+        what = f"no other gateway serves: its sessions end with {end}, unless it is back before"
+    else:
+        after = span(lost.get("adopted_after_ms"))
+        what = (
+            f"its clients ask {units.listed(heirs, 'or')}; sessions whose clients stay silent are adopted after {after}"
+        )
+    return f"if {_word(member.get('node'))} dies, {what}"
 
 
 def _store(document: Document) -> Text:

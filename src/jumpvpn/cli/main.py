@@ -191,10 +191,11 @@ def drain_gateway(
         if off and stop:
             raise Failure("give --off or --stop, not both", USAGE_FAILURE)
         path = node.control_path(control, config)
-        if off:
-            drain.take_back(path, as_json=as_json)
-        else:
-            _leave(drain.run(path, timeout, stop=stop, as_json=as_json))
+        with node.asking_gateway(path):
+            if off:
+                drain.take_back(path, as_json=as_json)
+            else:
+                _leave(drain.run(path, timeout, stop=stop, as_json=as_json))
 
 
 @commands.command()

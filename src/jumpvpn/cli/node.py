@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jumpvpn.cli.failures import USAGE_FAILURE, Failure
 from jumpvpn.config import load_either
-from jumpvpn.runtime.control import ControlClient, NotRunning, serving_process
+from jumpvpn.runtime.control import ControlClient, NotRunning, Refused, serving_process
 
 Answer = TypeVar("Answer")
 
@@ -58,6 +59,20 @@ def events_path(file: Path | None, control: Path | None, config: Path | None) ->
     if not found:
         raise Failure("no event journal found; name it with --file or --config", USAGE_FAILURE)
     return found[0]
+
+
+@contextmanager
+def asking_gateway(path: Path) -> Iterator[None]:
+    """Around a question that only gateways know. Raises Failure, in words, if the node on ``path`` is a client."""
+    try:
+        yield
+    except Refused as refused:
+        if not str(refused).startswith("unknown command"):
+            raise
+        raise Failure(
+            f"the node on {path} is no gateway: ask on a gateway's machine, or name its socket with --control",
+            USAGE_FAILURE,
+        ) from None
 
 
 def with_node(path: Path, work: Callable[[ControlClient], Awaitable[Answer]]) -> Answer:

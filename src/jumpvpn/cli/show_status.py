@@ -13,6 +13,7 @@ from rich.text import Text
 
 from jumpvpn.cli.console import printable
 from jumpvpn.explain import units
+from jumpvpn.explain.ahead import gateway_lost
 from jumpvpn.explain.styles import STATE_STYLES, TRANSPORT_STYLES
 
 Document = Mapping[str, Any]
@@ -99,6 +100,13 @@ def append_behind(line: Text, facts: Document) -> None:
     line.append(f"{behind} {changes}, the oldest for {span(oldest)}", style="yellow" if is_late else "")
 
 
+def ahead_line(words: str) -> RenderableType:
+    """What would happen, as a paragraph of its own."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_row(Text("ahead  "), Text(words))
+    return table
+
+
 def _gateways(gateways: Sequence[Document]) -> Table:
     """The gateways that a client knows."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -119,6 +127,7 @@ def _gateways(gateways: Sequence[Document]) -> Table:
 
 def _session(session: Document) -> RenderableType:
     parts: list[RenderableType] = [Rule(style="dim"), _headline(session), _binding_line(session), _budget(session)]
+    parts += [ahead_line(words) for words in gateway_lost(session.get("gateway_loss"))]
     transports: Sequence[Document] = session.get("transports") or []
     if transports:
         parts.append(Padding(_transports(transports), (1, 0, 0, 0)))

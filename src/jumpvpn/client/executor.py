@@ -19,6 +19,7 @@ from jumpvpn.values import Epoch, TransportId, Version
 from jumpvpn.wire.gateways import DRAIN, GATEWAYS, BadControl, Gateway, decode_drain, decode_gateways
 
 RESEND_SECONDS = 0.1  # a lost request or answer costs this much; bounded by the attempt's deadline
+RESEND_MAX_SECONDS = 0.8  # doubled until then: a gateway that took over thousands answers as fast as it can
 _STATUS = ("committed", "challenge", "denied")
 
 
@@ -177,8 +178,9 @@ class ClientExecutor:
         self._plane.begin_reattach(
             self.handle, path=way.path, next_epoch=order.epoch, expected_version=order.expected_version,
             age_ms=order.age_ms, cause=order.cause.code, token=order.token, zero_rtt=True,
+            leaving=order.cause is Reason.GATEWAY_DRAIN,
         )  # fmt: skip
-        self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
+        self._resend_in(RESEND_SECONDS)
 
     def _finish(self, order: out.FinishReattach) -> None:
         """The epoch of the new binding first: paths to its gateway cannot be probed under another one."""
@@ -188,9 +190,12 @@ class ClientExecutor:
             self._home = self.sources[order.transport].gateway
             self._set_all()
 
-    def _ask_again(self) -> None:
+    def _ask_again(self, waited: float) -> None:
         self.race.give(self._plane.resend_reattach, self.handle)  # the reply may be here, its fact not read yet
-        self._resend = asyncio.get_running_loop().call_later(RESEND_SECONDS, self._ask_again)
+        self._resend_in(min(2 * waited, RESEND_MAX_SECONDS))
+
+    def _resend_in(self, seconds: float) -> None:
+        self._resend = asyncio.get_running_loop().call_later(seconds, self._ask_again, seconds)
 
     def _stop_resending(self) -> None:
         if self._resend is not None:

@@ -20,7 +20,7 @@ from jumpvpn.session.machine import birth, step
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Role, Session, State
 from jumpvpn.session.validation import ReattachRequest, Verdict, validate
-from jumpvpn.values import MILLISECOND, DomainEvent, Instant, Now, TransportId
+from jumpvpn.values import MILLISECOND, DomainEvent, Instant, Now, TransportId, Version
 
 UNBOUND = (out.ChallengeReattach, out.RefuseReattach, out.TuneLiveness)  # orders that depend on no commit
 
@@ -112,10 +112,10 @@ class GatewayEngine:
             Seat(session), restored.device_key, claim=takeover.claim_after(restored),
             asked_age_ms=takeover.age_ms(session, now.boot) + 1,
         )  # fmt: skip
-        return self._take_place(place, now, superseded=restored.superseded)
+        return self._take_place(place, inp.Tick(), now, superseded=restored.superseded)
 
-    def _take_place(self, place: Place, now: Now, *, superseded: bool = False) -> list[Output]:
-        """Begin to own what another run or another node owned; the claim is the first commit."""
+    def _take_place(self, place: Place, first: Any, now: Now, *, superseded: bool = False) -> list[Output]:
+        """Begin to own what another run or another node owned; the claim and what ``first`` asks are one commit."""
         session = place.seat.session
         self.places[session.uid] = place
         rival = self.session(self._by_device.get(place.device, ""))
@@ -123,7 +123,7 @@ class GatewayEngine:
             self._by_device[place.device] = session.uid
         if session.incumbent is not None:
             place.see(session.incumbent, session.binding.peer if session.binding is not None else "", now.boot)
-        return self._for_place(place, inp.Tick(), now)
+        return self._for_place(place, first, now)
 
     # --- ownership ---------------------------------------------------------------------------------------------------
 
@@ -140,9 +140,7 @@ class GatewayEngine:
         verdict = self._verdict_ahead(asked, claim, now)
         if not verdict.passed:
             return self._turned_away(asked, verdict, now)
-        place = Place(Seat(session), asked.device_key, claim=claim, claimant=asked)
-        outputs = self._take_place(place, now)
-        return outputs + (self._for_place(place, request, now) if self.places.get(session.uid) is place else [])
+        return self._take_place(Place(Seat(session), asked.device_key, claim=claim, claimant=asked), request, now)
 
     def _verdict_ahead(self, asked: inp.TakeoverAsked, claim: ev.OwnerChanged, now: Now) -> Verdict:
         if self.draining:
@@ -183,7 +181,9 @@ class GatewayEngine:
         """Row 32: forget the session without a word to the client, and say so. A commit under way decides nothing."""
         session = place.seat.session
         outputs: list[Output] = []
-        if session.state.live:
+        claim = place.claim
+        # Whose claim is still under way has owned nothing yet.
+        if session.state.live and (claim is None or claim.owner_epoch <= session.owner_epoch):
             events = step(session, ev.LeaseLost(session.owner_epoch), now.boot).events
             data = {"code": code.value, **told}
             outputs.append(out.Emit(tuple(event.showing(event.transport, {**event.data, **data}) for event in events)))
@@ -274,7 +274,10 @@ class GatewayEngine:
         known = place.see(asked.transport, asked.peer, turn.now)
         place.granted = known
         place.validate(known, asked.peer, known.rtt_ns, turn.now)
-        accepted = ev.ReattachAccepted(asked.transport, asked.peer, asked.epoch, asked.nonce_id, request.cause)
+        known_version = Version(asked.expected_version)
+        accepted = ev.ReattachAccepted(
+            asked.transport, asked.peer, asked.epoch, asked.nonce_id, request.cause, known_version
+        )
         turn.feed(accepted)
         if turn.session.state is State.ATTACHED and turn.session.epoch == asked.epoch:
             place.request = asked.request

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session
-from jumpvpn.values import Epoch, Instant, SessionId, TransportId, Version
+from jumpvpn.values import Epoch, Instant, SessionId, TransportId, Version, dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from jumpvpn.engine.outputs import TuneLiveness
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
-from jumpvpn.values import MILLISECOND, SECOND, TransportId
+from jumpvpn.values import MILLISECOND, SECOND, TransportId, dataclass
 
 INITIAL_SILENCE = SECOND  # before the first measurement, as the initial RTO of RFC 6298
 RETUNE_STEP = 5 * MILLISECOND  # a limit that moved less is not worth a call into the packet core

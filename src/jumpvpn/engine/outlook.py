@@ -13,13 +13,14 @@ from typing import Any
 from jumpvpn.engine.book import TransportBook
 from jumpvpn.engine.client import ClientEngine
 from jumpvpn.engine.gateway import GatewayEngine
+from jumpvpn.engine.gateway_loss import gateway_loss, successor
 from jumpvpn.engine.gateway_plans import challenge_due, stable_at
 from jumpvpn.engine.liveness import Liveness
 from jumpvpn.engine.place import Place
 from jumpvpn.engine.plans import Plans
 from jumpvpn.engine.seat import Seat
 from jumpvpn.policy.model import Policy
-from jumpvpn.policy.selection import Choice, Nothing, Refused, Selected, Wish, choose
+from jumpvpn.policy.selection import Choice, Nothing, Refused, Selected
 from jumpvpn.session.deadlines import deadlines
 from jumpvpn.session.facts import Facts, record_facts
 from jumpvpn.session.reasons import Reason
@@ -123,8 +124,9 @@ def _client_session(engine: ClientEngine, seat: Seat, now: Instant) -> Facts:
         candidates.append(seen)
     return {
         **_record(seat, now), "candidates": candidates, "decision": _choice(_decision(plans, session, now)),
-        "successor": _choice(_successor(book, session, now)), "gateways": gateways_of(engine),
-        "successor_elsewhere": _choice(_successor(book, session, now, elsewhere=True)),
+        "successor": _choice(successor(book, session, now)), "gateways": gateways_of(engine),
+        "successor_elsewhere": _choice(successor(book, session, now, elsewhere=True)),
+        "gateway_loss": gateway_loss(book, session, now),
         "waits": _client_waits(plans, book, session, now),
     }  # fmt: skip
 
@@ -183,15 +185,6 @@ def _decision(plans: Plans, session: Session, now: Instant) -> Choice | None:
 def _anew(plans: Plans, session: Session, now: Instant) -> Choice:
     """Selection's answer for a new stay in RECOVERING."""
     return plans.choose(replace(session, tried=(), want=None), now)
-
-
-def _successor(book: TransportBook, session: Session, now: Instant, *, elsewhere: bool = False) -> Choice | None:
-    """Who would take over if the bound transport died at ``now``, or (``elsewhere``) the whole gateway."""
-    if session.binding is None:
-        return None
-    wish = Wish(urgent=True, incumbent=session.incumbent, exclude_incumbent=True)
-    found = (c for c in book.candidates(session.policy, (), now, session) if c.away or not elsewhere)
-    return choose(tuple(found), wish, session.budget, session.policy, now)
 
 
 def _client_waits(plans: Plans, book: TransportBook, session: Session, now: Instant) -> list[Facts]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session
-from jumpvpn.values import DomainEvent, Epoch, SessionId, TransportId
+from jumpvpn.values import DomainEvent, Epoch, SessionId, TransportId, dataclass
 
 
 @dataclass(frozen=True, slots=True)

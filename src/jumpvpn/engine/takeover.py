@@ -39,12 +39,18 @@ def claim_again(session: Session, asked: inp.ReattachAsked) -> ev.OwnerChanged |
 def _proven_change(session: Session, asked: inp.ReattachAsked, owner: str, lost_at: Instant | None) -> ev.OwnerChanged:
     behind = asked.expected_version > session.version
     proven = asked.expected_version if behind else 0
-    return ev.OwnerChanged(session.owner_epoch + 1, owner, lost_at, proven, asked.epoch - 1)
+    term, cause = session.owner_epoch + 1, ev.OwnerCause.REQUEST
+    return ev.OwnerChanged(term, owner, lost_at, proven, asked.epoch - 1, cause)
 
 
 def claim_after(restored: inp.SessionRestored) -> ev.OwnerChanged:
-    """The change of owner after a restart, or because the former owner is gone."""
-    return ev.OwnerChanged(restored.session.owner_epoch + 1, restored.owner, restored.lost_at)
+    """The change of owner after a restart, because the former owner is gone, or to end what a newer session replaced.
+
+    A node comes back to its own sessions at no particular moment; those of others it adopts since they lost theirs.
+    """
+    cause = ev.OwnerCause.ORPHAN if restored.lost_at is not None else ev.OwnerCause.RESTART
+    cause = ev.OwnerCause.SUPERSEDED if restored.superseded else cause
+    return ev.OwnerChanged(restored.session.owner_epoch + 1, restored.owner, restored.lost_at, cause=cause)
 
 
 def as_claimed(session: Session, claim: ev.OwnerChanged) -> Session:

@@ -17,6 +17,10 @@ from jumpvpn.session.state import State
 Facts = Mapping[str, Any]
 
 _OBVIOUS = (Reason.NO_CANDIDATE_TRANSPORTS.value,)  # a transport that does not work cannot be switched to
+_NO_HEIR = {
+    Reason.NO_CANDIDATE_TRANSPORTS.value: "no other gateway can be reached",
+    Reason.GATEWAY_DRAIN.value: "every other gateway that can be reached drains",
+}
 _FAR_MS = 600_000  # a limit further away than the first lifetime warning is no news while others run
 _EVENTS = {event.__name__: event for event in PRIORITY}
 _UNLESS = {
@@ -219,7 +223,9 @@ def changes(facts: Facts, policy: Policy, name: Name, *, live: bool) -> tuple[st
     found: list[str] = []
     match state:
         case State.ATTACHED | State.VOLATILE:
-            found += [*_successor(facts, name), *_switches(facts, policy, name, live=live)]
+            several = len(facts.get("gateways", ())) > 1  # else there is only the one that its file names
+            found += [*_successor(facts, name), *(gateway_lost(facts.get("gateway_loss")) if several else [])]
+            found += _switches(facts, policy, name, live=live)
         case State.DEGRADED if facts["role"] == "gateway":
             found += ["the client reattaches; a gateway never moves a session by itself"]
             found += [f"{name(facts['incumbent'])} answers a challenge"] if facts["incumbent"] else []
@@ -310,6 +316,25 @@ def _successor(facts: Facts, name: Name) -> list[str]:
         why = "policy forbids every other transport" if forbidden else words.meaning(successor["rule"])
         return [f"{dies}, the session waits in DEGRADED: {why}"]
     return [f"{dies}, the session waits in DEGRADED: nothing else is usable"]
+
+
+def gateway_lost(loss: Facts | None) -> list[str]:
+    """What becomes of the session if its gateway dies (``engine.gateway_loss``), one sentence or none."""
+    if loss is None:
+        return []
+    dies, ends = f"if gateway {loss['gateway']} dies", loss["ends"]
+    end = f"ends with {ends['reason']} after {span(ends['in_ms'])} ({ends['policy']})"
+    if loss["outcome"] == "waits":
+        why = _NO_HEIR.get(loss["why"]) or words.meaning(loss["why"])
+        return [f"{dies}, the session waits in DEGRADED: {why}; unless a gateway answers before, it {end}"]
+    at_once = loss["proof"] == "token"
+    asks = (
+        "asks once (a return token is at hand)" if at_once else "asks twice (it has to prove its address there first)"
+    )
+    seen = f"{span(loss['detect_busy_ms'])} with traffic, {span(loss['detect_idle_ms'])} without"
+    most = "" if loss["at_most_ms"] is None else f"; it has moved within {span(loss['at_most_ms'])}"
+    where = f"{loss['to']} over {loss['interface']}"
+    return [f"{dies}, the session goes to {where} and {asks}; the death shows after {seen} at most{most}"]
 
 
 def _switches(facts: Facts, policy: Policy, name: Name, *, live: bool) -> list[str]:

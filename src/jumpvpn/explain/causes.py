@@ -182,6 +182,8 @@ def _changed(happening: Happening, name: Name, policy: Policy) -> str:
         return _attached(happening, name)
     if "transport.dead" in happening.names:
         return f"{where} died: {_death(data)}"
+    if "ownership.acquired" in happening.names and data.get("from_node"):
+        return _acquired(record, data, name, policy)
     text = words.meaning(record.reason)
     if record.prev_state == State.ATTACHED.value and record.transport:
         text = f"{where}: {text}"
@@ -281,6 +283,8 @@ def _node(record: Record, data: Mapping[str, Any], _name: Name, _policy: Policy)
     if record.event == "node.started":
         return f"the {data.get('role', 'node')} process {record.node} started"
     cause = data.get("cause")
+    if cause == "start_failed":
+        return f"the process {record.node} could not start: {data.get('error', 'no reason told')}"
     return f"the process {record.node} stopped" + (f" ({cause})" if cause else "")
 
 
@@ -311,11 +315,21 @@ def _counted(data: Mapping[str, Any]) -> str:
 
 def _acquired(record: Record, data: Mapping[str, Any], _name: Name, _policy: Policy) -> str:
     before = str(data.get("from_node") or record.node)
-    floor = data.get("floor")
+    floor, why = data.get("floor"), _TAKEN.get(str(data.get("cause")), "")
     known = f"; what {before} did up to version {floor} is in its own journal" if floor else ""
+    if before == record.node and data.get("cause") == OWNED_ANEW:
+        return f"gateway {record.node} owns it anew, after a restart or a lapsed lease; the binding was cleared{known}"
     if before == record.node:
         return f"another gateway process took over; the binding was cleared{known}"
-    return f"gateway {record.node} took over from {before}; the binding was cleared{known}"
+    return f"gateway {record.node} took over from {before}{why}; the binding was cleared{known}"
+
+
+OWNED_ANEW = "restart"
+_TAKEN = {
+    "request": ", because the client asked for it",
+    "orphan": ", whose lease had ended and whose client went nowhere",
+    "superseded": " to end it: its device has begun a newer session",
+}
 
 
 def _lost(record: Record, data: Mapping[str, Any], _name: Name, _policy: Policy) -> str:

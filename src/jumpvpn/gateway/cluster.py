@@ -14,8 +14,9 @@ from jumpvpn.config_cluster import ClusterConfig
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.adoption import Adoption
-from jumpvpn.gateway.executor import Admitted, GatewayExecutor, Refuse
+from jumpvpn.gateway.executor import LINGER_SECONDS, Admitted, GatewayExecutor, Refuse
 from jumpvpn.gateway.lease import LeaseKeeper
+from jumpvpn.gateway.leftovers import Leftovers
 from jumpvpn.gateway.shared import Shared
 from jumpvpn.gateway.takeovers import Takeovers
 from jumpvpn.gateway.view import HELD, LIVE, ClusterView, Owner, Watchers
@@ -35,7 +36,9 @@ REJOIN_SECONDS = 0.5  # between two tries to take a lease anew
 ENDED_TERM = 2**62  # of a session that has ended: above every term
 SENDING_AWAY_SECONDS = 5.0  # clients move within a round trip or two; those without another way are found by the others
 LOOK_SECONDS = 0.05
-LATE_PACKETS_SECONDS = 0.25  # what the network behind the gateways still sends here is passed on, longer than it takes
+# After the last session has moved: it is lingered for, and what the network behind the gateways still sends here is
+# passed on until the second announcement of the new gateway, a quarter of a second after the first, which may be lost.
+LATE_PACKETS_SECONDS = LINGER_SECONDS + 0.3
 LEAVING_SECONDS = 2.0  # for changes that the store lacks; they are on this node's disk in any case
 COMPLAINTS_KEPT = 64  # words about the store that are not repeated
 
@@ -62,12 +65,17 @@ class Cluster:
         self.adoption = Adoption(
             config.name, self.view, cluster.adopt_after, self._adopt, lambda: self.keeper.held
         )  # fmt: skip
+        self._leftovers = Leftovers(
+            config.name, self.view, cluster.adopt_after, shared.store, recorder.keep, lambda: self.keeper.held,
+            self.complain,
+        )  # fmt: skip
         self._takeovers = Takeovers(
-            shared.store, plane, executor, lambda: engine.policy, self._claim, post, self.complain
+            shared.store, plane, executor, lambda: engine.policy, self._claim, post, self.complain, self._returns
         )  # fmt: skip
         self._tasks: set[asyncio.Task[None]] = set()
         self._former: dict[bytes, bytes] = {}
         self._inner: dict[bytes, tuple[str, ...]] = {}
+        self._told: bytes | None = None  # the list of gateways as clients are told it; None: it has to be made
         self._complaints: dict[str, None] = {}
         self._draining = False
         self._restoring = asyncio.Lock()
@@ -93,7 +101,12 @@ class Cluster:
                 if lease == self.keeper.taken and self.keeper.held:
                     self._bring_back(owned)
                     self._restored = lease
+                    self._leftovers.returned()
                 await self.keeper.confirmed()  # a lease that lapsed meanwhile: what was loaded says nothing any more
+
+    def _returns(self, node: str) -> bool:
+        """Whether the sessions of ``node`` are this one's own, and not all of them are back yet."""
+        return node == self._config.name and self._restored != self.keeper.taken
 
     def _bring_back(self, owned: list[StoredSession]) -> None:
         member = self.keeper.member
@@ -103,7 +116,8 @@ class Cluster:
         for stored in owned:
             self._restore(stored, self._config.name)
         owners = {owner.node for owner in self.view.owners.values()}
-        for node in owners - set(self.view.members) - {self._config.name, ""}:
+        acting = {node for node, member in self.view.members.items() if _acting(member)}
+        for node in owners - acting - {self._config.name, ""}:
             self.adoption.gone(node)
 
     def jobs(self) -> tuple[Coroutine[Any, Any, None], ...]:
@@ -113,6 +127,7 @@ class Cluster:
             self._keep(),
             self.shared.store.run(),
             self.adoption.run(),
+            self._leftovers.run(),
             self._tell_drain(),
             self._rotate_keys(),
         )
@@ -120,17 +135,18 @@ class Cluster:
     async def send_away(self, hurry: asyncio.Future[None]) -> None:
         """Before a stop: let clients move while their bindings still work, if another gateway takes them.
 
-        Returns when none is left, after some seconds, or when ``hurry`` is done.
+        Returns when none is left, after some seconds, or when ``hurry`` is done; not before what is on its way for the
+        last one that has left, by itself or because it was asked to, has arrived.
         """
         others = [member for member in self.view.serving() if member.node != self._config.name]
-        if not (others and self.keeper.held and self._engine.places):
-            return
-        self.drain(on=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SENDING_AWAY_SECONDS):
-                while self._engine.places and not hurry.done():
-                    await asyncio.wait([hurry], timeout=LOOK_SECONDS)
-        await asyncio.wait([hurry], timeout=LATE_PACKETS_SECONDS)
+        if others and self.keeper.held and self._engine.places:
+            self.drain(on=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SENDING_AWAY_SECONDS):
+                    while self._engine.places and not hurry.done():
+                        await asyncio.wait([hurry], timeout=LOOK_SECONDS)
+        late = LATE_PACKETS_SECONDS - (clock.boot_time() - self._executor.left_at) / 1e9
+        await asyncio.wait([hurry], timeout=max(late, 0))
 
     async def leave(self) -> None:
         """Stop acting and give the lease back. What is behind goes to the store first, as far as that takes it."""
@@ -144,7 +160,8 @@ class Cluster:
 
     def drain(self, *, on: bool) -> int:
         """Let no session begin here or come here, and ask those that are here to leave; returns how many there are."""
-        self._draining = self._executor.lingering = on
+        self._draining = on
+        self._executor.drain(on=on)
         self._plane.set_draining(on)
         self.keeper.announce(Serving.DRAINING if on else Serving.SERVING)
         self._post(inp.DrainWished(on))
@@ -160,6 +177,10 @@ class Cluster:
     def proved(self, handle: int, request: inp.ReattachAsked) -> bool:
         """A request was opened, or not, with a candidate's keys; False if ``handle`` is no candidate."""
         return self._takeovers.proved(handle, request)
+
+    def settled(self, uid: str) -> None:
+        """The session is bound here, or is not here any more."""
+        self._takeovers.settled(uid)
 
     def birth(self, device: bytes, admitted: Admitted, offer: Callable[[Admitted], None], refuse: Refuse) -> None:
         """A device offers itself: the cluster gives its inner addresses, and ends its former session."""
@@ -237,7 +258,7 @@ class Cluster:
             try:
                 await self._list(watchers)
                 async for change in self.shared.leases.follow(self.view.revision, silence):
-                    self.view.apply(change, watchers)
+                    self.view.apply(change, watchers, clock.boot_time())
             except StoreUnavailable as failure:
                 self.complain(failure.reason)
                 await asyncio.sleep(REJOIN_SECONDS)
@@ -249,14 +270,19 @@ class Cluster:
         self.view.start(held, live, watchers)
 
     def _member_changed(self, node: str, before: Member | None, after: Member | None) -> None:
+        self._told = None
         if node == self._config.name:
             if after is not None:
                 self.keeper.seen(after)
             return
+        before, after = _acting(before), _acting(after)
         if after is None:
             self.adoption.gone(node)
+            self._leftovers.gone()
         else:
             self.adoption.back(node)
+        if before is after is None:
+            return
         state = "left" if after is None else "joined" if before is None else after.state.value
         if before is None or after is None or before.state != after.state or before.address != after.address:
             address = (after or before or self.keeper.member).address
@@ -287,7 +313,7 @@ class Cluster:
         stored = await self.shared.store.load(session_id)
         if stored is None or stored.state == TERMINATED or (stored.owner == self._config.name) is not own:
             return
-        if SessionId(session_id).uid not in self._engine.places and self.keeper.held:
+        if SessionId(session_id).uid not in self._executor.handles and self.keeper.held:
             self.shared.store.take(stored)
             self._restore(stored, stored.owner, lost_at, superseded=superseded)
 
@@ -295,6 +321,8 @@ class Cluster:
         self, stored: StoredSession, owner: str, lost_at: Instant | None = None, *, superseded: bool = False
     ) -> None:
         """A record becomes this node's, without its client's word: keys for hints and reattach, no binding."""
+        if SessionId(stored.session_id).uid in self._executor.handles:  # its client's word came first
+            return
         try:
             session, kept = decode(stored.body, self._engine.policy, clock.now(), clock.boot_id())
             inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
@@ -343,7 +371,9 @@ class Cluster:
         return tuple(Gateway(m.node, m.address, m.public_key) for m in ranked)
 
     def _gateways(self) -> bytes:
-        return encode_gateways(self.gateways())
+        if self._told is None:
+            self._told = encode_gateways(self.gateways())
+        return self._told
 
     def _tell_gateways(self) -> None:
         payload = self._gateways()
@@ -368,27 +398,39 @@ class Cluster:
 
     def summary(self) -> dict[str, Any]:
         """For this gateway's own status."""
-        serving: Literal["serving", "draining"] = "draining" if self._draining else "serving"
         return status.cluster_part(
-            self._cluster.name, serving if self.keeper.held else "fenced", self.keeper.left_ns,
-            len(self._engine.places), self._store_facts(),
-        )  # fmt: skip
+            self._cluster.name, self._state(), self.keeper.left_ns, len(self._engine.places), self._store_facts()
+        )
+
+    def _state(self) -> Literal["serving", "draining", "fenced"]:
+        if not self.keeper.held:
+            return "fenced"
+        return "draining" if self._draining else "serving"
 
     async def document(self, *, with_sessions: bool) -> dict[str, Any]:
         """The cluster as it was last seen from here."""
-        names, own = self._executor.names, self._config.name
+        names, own, now = self._executor.names, self._config.name, clock.boot_time()
+        mine = self.keeper.member
         members = [
-            status.MemberFacts(
-                m.node, m.address, m.state.value, self.keeper.left_ns if m.node == own else None, m.program_version
-            )
-            for m in self.view.members.values()
-        ]
+            status.MemberFacts(own, mine.address, self._state(), self.keeper.left_ns, mine.program_version),
+            *(
+                status.MemberFacts(m.node, m.address, m.state.value, None, m.program_version)
+                for m in self.view.members.values() if m.node != own
+            ),
+        ]  # fmt: skip
         sessions = [
-            status.OwnedSession(uid, names.get(uid, ""), owner.state, owner.node, owner.term)
+            status.OwnedSession(
+                uid, names.get(uid, ""), owner.state, owner.node, owner.term,
+                None if owner.since is None else now - owner.since,
+            )
             for uid, owner in ((SessionId(raw).uid, owner) for raw, owner in self.view.owners.items())
-        ]
+        ]  # fmt: skip
         store = replace(self._store_facts(), endpoints=await self.shared.endpoints())
-        return status.of_cluster(self._cluster.name, own, members, sessions, store, with_sessions=with_sessions)
+        ttl = self._engine.policy.session.transport_ttl
+        return status.of_cluster(
+            self._cluster.name, own, members, sessions, store, with_sessions=with_sessions,
+            adopted_after=self._cluster.lease + self._cluster.adopt_after, transport_ttl=ttl,
+        )  # fmt: skip
 
     def _store_facts(self) -> status.StoreFacts:
         count, oldest = self.shared.store.behind
@@ -414,3 +456,8 @@ class Cluster:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _acting(member: Member | None) -> Member | None:
+    """The member if it has the right to act; one that has not is as good as gone."""
+    return None if member is None or member.state is Serving.FENCED else member

@@ -15,18 +15,21 @@ from typing import Any, Protocol
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.outputs import Output
+from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import CLOSE, Fact, Overtaken, Plane, Race, end_session
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.records import Kept
-from jumpvpn.values import Epoch, SessionId, TransportId
+from jumpvpn.values import Epoch, Instant, SessionId, TransportId
 
 PROTOCOL_VERSION = 1
 REQUESTS_REMEMBERED = 16_384  # as many as wait in the packet core at most
-SESSIONS_REMEMBERED = 65_536  # that were granted last: what is older is in the store, and refuses by its version
-NONCES_REMEMBERED = 8  # of one session: within the second until the store has them it is granted no more often
-# A client that was asked to leave takes what comes from here until its new gateway's first packet: until the network
-# behind the gateways sends to that one, or this kernel passes packets on, what still comes in here is still delivered.
-LINGER_SECONDS = 0.05
+SESSIONS_REMEMBERED = 65_536  # that were decided on last: what is older is in the store, and refuses by its version
+NONCES_REMEMBERED = 8  # of one session: within the second until the store has them it is decided on no more often
+# A client that was asked to leave takes what comes from here until its new gateway's first packet. What comes in here
+# is delivered until the network behind the gateways sends to that one, which is after two commits and an announcement;
+# then it is passed on. For twice that time what the client sent here before it left may still arrive.
+HAND_OVER_SECONDS = 0.1
+LINGER_SECONDS = 0.2
 
 
 Refuse = Callable[[], None]
@@ -55,6 +58,9 @@ class Elsewhere(Protocol):
     def born(self, uid: str) -> None:
         """The session is durable and the client has been answered."""
 
+    def settled(self, uid: str) -> None:
+        """The session is bound here, or is not here any more."""
+
     def reached(self, handle: int) -> None:
         """The client has opened a new epoch: it hears what this gateway sends."""
 
@@ -65,36 +71,52 @@ class Elsewhere(Protocol):
 class Announcing(Protocol):
     """Who makes the network behind the gateways send packets for inner addresses here."""
 
+    def expected(self, addresses: Iterable[str]) -> None:
+        """These are about to be carried here: begin to take what comes for them."""
+
+    def ready(self, addresses: Iterable[str]) -> None:
+        """Wait until what comes for expected ones is taken."""
+
+    def hush(self, *, on: bool) -> None:
+        """Announce each address once only, or again as often as it takes."""
+
     def acquired(self, addresses: Iterable[str]) -> None:
         """These are carried here."""
+
+    def leaving(self, addresses: Iterable[str]) -> None:
+        """These are carried elsewhere; what still comes for them is taken until they are released."""
 
     def released(self, addresses: Iterable[str]) -> None:
         """These are not carried here any more."""
 
 
-class Granted:
-    """Nonces of requests that this process has granted, by session, also of sessions that have moved on since.
+class Decided:
+    """Nonces of requests that this process has granted or denied, by session, also of sessions that have moved on.
 
-    The packet core forgets them with the session; a request that is still on its way must not bring the session back.
+    The packet core forgets them with the session; a request that is still on its way must not bring the session back,
+    and what its client was told stays so.
     """
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, tuple[str, str]] = OrderedDict()
-        self._granted: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._decided: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     def asked(self, request: int, uid: str, nonce: str) -> bool:
-        """A proved request waits for its decision; whether its nonce was never granted here."""
+        """A proved request waits for its decision; whether its nonce was never decided on here."""
         self._waiting[request] = (uid, nonce)
         while len(self._waiting) > REQUESTS_REMEMBERED:
             self._waiting.popitem(last=False)
-        return nonce not in self._granted.get(uid, ())
+        return nonce not in self._decided.get(uid, ())
 
-    def grant(self, request: int) -> None:
-        """The request is granted."""
+    def decide(self, request: int) -> None:
+        """The request is granted, or denied with an answer."""
         uid, nonce = self._waiting.pop(request, ("", ""))
-        self._granted[uid] = (*self._granted.pop(uid, ())[1 - NONCES_REMEMBERED :], nonce)
-        while len(self._granted) > SESSIONS_REMEMBERED:
-            self._granted.popitem(last=False)
+        if not uid:  # without proof: whoever sent it decides nothing about the client's own
+            return
+        known = self._decided.pop(uid, ())
+        self._decided[uid] = known if nonce in known else (*known[1 - NONCES_REMEMBERED :], nonce)
+        while len(self._decided) > SESSIONS_REMEMBERED:
+            self._decided.popitem(last=False)
 
 
 @dataclass(slots=True)
@@ -121,10 +143,13 @@ class GatewayExecutor:
         self._uids: dict[int, str] = {}
         self._births: dict[int, _Birth] = {}  # by handshake
         self.race = Race()
-        self._granted = Granted()
+        self._decided = Decided()
         self._kept: dict[str, Kept] = {}
+        self._expected: set[str] = set()  # sessions whose packets are taken here, announced or not
         self._announced: set[str] = set()
+        self._lingering: dict[tuple[str, ...], int] = {}  # inner addresses: the session that had them last
         self.lingering = False  # while draining
+        self.left_at = Instant(0)  # when a session went elsewhere last
         self.elsewhere: Elsewhere | None = None
         self.announcing: Announcing | None = None
 
@@ -132,6 +157,16 @@ class GatewayExecutor:
     def names(self) -> dict[str, str]:
         """Device names by session."""
         return {uid: kept.device_name for uid, kept in self._kept.items()}
+
+    def drain(self, *, on: bool) -> None:
+        """Sessions are asked to leave (or no more): they are lingered for, and their addresses are not announced again.
+
+        Another gateway may have one for some milliseconds before this one hears of it; an announcement in that time
+        would take the address back from it.
+        """
+        self.lingering = on
+        if self.announcing is not None:
+            self.announcing.hush(on=on)
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -158,6 +193,7 @@ class GatewayExecutor:
             welcome = self._welcome(Admitted(birth.kept.device_name, birth.kept.inner))
             return self.race.run(self._plane.prepare_accept, secret.number, birth.session_id.raw, inner, welcome)
         if secret.kind == "reattach":
+            self._expect(uid)
             return self.race.run(self._plane.prepare_reattach, secret.number)
         return self.race.run(self._plane.prepare_rekey, secret.number)
 
@@ -169,12 +205,16 @@ class GatewayExecutor:
             case out.RefuseHandshake():
                 self._refuse(order)
             case out.GrantReattach():
-                self._granted.grant(order.request)
+                self._decided.decide(order.request)
+                self._make_ready(order.uid)
                 self.race.give(self._plane.commit_reattach, order.request, order.version)
                 self._announce(order.uid)
+                if self.elsewhere is not None:
+                    self.elsewhere.settled(order.uid)
             case out.ChallengeReattach():
                 self.race.give(self._plane.challenge_reattach, order.request)
             case out.RefuseReattach() if order.answer:
+                self._decided.decide(order.request)
                 self.race.give(self._plane.deny_reattach, order.request, order.reason.code, order.version)
             case out.RefuseReattach():
                 self.race.give(self._plane.drop_reattach, order.request)
@@ -226,34 +266,71 @@ class GatewayExecutor:
         self._uids[handle] = uid
         self._kept[uid] = kept
 
+    def _expect(self, uid: str) -> None:
+        """The session is this gateway's and about to be granted: its answers must find the way before it sends."""
+        if self.announcing is not None and uid in self.handles and uid not in self._expected:
+            self._expected.add(uid)
+            self._lingering.pop(self._kept[uid].inner, None)
+            self.announcing.expected(self._kept[uid].inner)
+
+    def _make_ready(self, uid: str) -> None:
+        if self.announcing is not None and uid in self._expected and uid not in self._announced:
+            self.announcing.ready(self._kept[uid].inner)
+
     def _announce(self, uid: str) -> None:
         """Once per session and stay here: its packets are to come to this gateway."""
         if self.announcing is not None and uid in self.handles and uid not in self._announced:
+            self._expected.add(uid)
             self._announced.add(uid)
+            self._lingering.pop(self._kept[uid].inner, None)
             self.announcing.acquired(self._kept[uid].inner)
 
-    def _forget(self, uid: str) -> int:
-        """Nothing of the session is kept here; its handle, or 0."""
+    def _forget(self, uid: str) -> tuple[int, tuple[str, ...]]:
+        """Nothing of the session is kept here; its handle, or 0, and the inner addresses that are to be released."""
         handle, kept = self.handles.pop(uid, 0), self._kept.pop(uid, None)
+        if self.elsewhere is not None:
+            self.elsewhere.settled(uid)
         self._uids.pop(handle, None)
-        if uid in self._announced:
-            self._announced.discard(uid)
-            if self.announcing is not None and kept is not None:
-                self.announcing.released(kept.inner)
-        return handle
+        taken = uid in self._expected and kept is not None
+        self._expected.discard(uid)
+        self._announced.discard(uid)
+        return handle, kept.inner if taken and kept is not None else ()
+
+    def _let_go(self, inner: tuple[str, ...]) -> None:
+        if self.announcing is not None and inner:
+            self.announcing.released(inner)
 
     def _release(self, order: out.ReleaseSession) -> None:
-        if handle := self._forget(order.uid):
-            if order.elsewhere and self.lingering:
-                close = self._plane.close_session  # a session that comes back meanwhile has ended this one already
-                asyncio.get_running_loop().call_later(LINGER_SECONDS, self.race.give, close, handle)
-            else:
+        handle, inner = self._forget(order.uid)
+        if handle and order.elsewhere:
+            self.left_at = clock.boot_time()
+        if handle and order.elsewhere and self.lingering:
+            self._linger(handle, inner)
+        else:
+            self._let_go(inner)
+            if handle:
                 self._plane.close_session(handle)
         if self.elsewhere is not None:
             self.elsewhere.released(order.session_id, elsewhere=order.elsewhere)
 
+    def _linger(self, handle: int, inner: tuple[str, ...]) -> None:
+        """Deliver for a while what still comes, from either side, although others are told no more to send here."""
+        if self.announcing is not None and inner:
+            self._lingering[inner] = handle
+            self.announcing.leaving(inner)
+        loop, close = asyncio.get_running_loop(), self._plane.close_session
+        loop.call_later(HAND_OVER_SECONDS, self._pass_on, handle, inner)
+        loop.call_later(LINGER_SECONDS, self.race.give, close, handle)  # if it came back, that has ended this one
+
+    def _pass_on(self, handle: int, inner: tuple[str, ...]) -> None:
+        """What still comes goes where the addresses are, unless they are here again."""
+        if self._lingering.get(inner) == handle:
+            del self._lingering[inner]
+            self._let_go(inner)
+
     def _end(self, order: out.EndSession) -> None:
-        handle = self._forget(order.uid)
+        handle, inner = self._forget(order.uid)
+        self._let_go(inner)
         if not handle:
             return
         # Nothing leads to a client that did not reattach yet: it learns when it asks.
@@ -327,7 +404,7 @@ class GatewayExecutor:
             fresh,
         ) = fact  # fmt: skip
         uid = self._uids.get(handle)
-        if proof and not self._granted.asked(request, SessionId(bytes(session_id)).uid, nonce_id) and fresh:
+        if proof and not self._decided.asked(request, SessionId(bytes(session_id)).uid, nonce_id) and fresh:
             if uid is not None:  # the session left and came back; its client has had the answer
                 self.race.give(self._plane.drop_reattach, request)
                 return

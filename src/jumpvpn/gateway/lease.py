@@ -36,8 +36,9 @@ class LeaseKeeper:
     """Keeps one lease, and tells the packet core until when it may forward.
 
     A renewal counts from before it was asked for, and only once its own beat was seen in the watch: then every change
-    of ownership before it has been seen, too. A lease that has lapsed is never renewed: ``lapsed`` is called, and a new
-    one is taken by ``join``.
+    of ownership before it has been seen, too. A lease that has lapsed is never renewed: ``keep`` returns, and a new one
+    is taken by ``join``. Until it is confirmed the others are told that this node is fenced: one that never sees its
+    beats may keep its lease alive, and its sessions need somebody who may act.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class LeaseKeeper:
         set_deadline: Callable[[int], None], complain: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.member = member
+        self.wish = member.state  # what the others are told while this node may act
         self._config = config
         self._leases = leases
         self._file = state_dir / "lease"
@@ -77,7 +79,7 @@ class LeaseKeeper:
         lease = await self._leases.grant(self._config.lease_seconds)
         self._write(str(lease.id))
         self.taken += 1
-        self.member = replace(self.member, beat=self.member.beat + 1)
+        self.member = replace(self.member, beat=self.member.beat + 1, state=Serving.FENCED)
         self._lease, self._on_their_way = lease, {self.member.beat: later(before, self._config.lease)}
         if not await self._hold(lease):
             self.stop_acting()
@@ -128,6 +130,8 @@ class LeaseKeeper:
         self.deadline = deadline
         self._set_deadline(int(deadline))
         self._moved.set()
+        if self.member.state is Serving.FENCED:
+            self.announce(self.wish)
 
     async def confirmed(self) -> None:
         """Return once this node may act."""
@@ -136,8 +140,9 @@ class LeaseKeeper:
             await self._moved.wait()
 
     def announce(self, state: Serving) -> None:
-        """Tell the other members with the next beat, which is due at once."""
-        self.member = replace(self.member, state=state)
+        """Tell the other members with the next beat, which is due at once; if fenced, once this node may act."""
+        self.wish = state
+        self.member = replace(self.member, state=state if self.held else Serving.FENCED)
         self._urgent.set()
 
     async def leave(self) -> None:

@@ -33,7 +33,7 @@ from jumpvpn.runtime.keys import read_cluster_key, read_private_key
 from jumpvpn.runtime.nat import Forwarding, enable_forwarding
 from jumpvpn.runtime.recorder import STANDALONE_CLUSTER, Recorder
 from jumpvpn.runtime.routing import configure_tunnel
-from jumpvpn.runtime.stores.base import Store
+from jumpvpn.runtime.stores.base import Store, StoreUnavailable
 from jumpvpn.runtime.stores.membership import Member, Serving
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
@@ -96,10 +96,7 @@ class GatewayNode:
         await self._connect_inside(owner)
         announcer = self._announcer(owner, stack)
         self._started()
-        if shared is not None:
-            await self._join(shared, key)
-        else:
-            await self._restore(store)
+        await self._take_up(shared, store, key)
         self._listen(plane)
         loop = asyncio.get_running_loop()
         loop.add_reader(plane.fact_fd, drain, plane, self._executor.consume)
@@ -108,6 +105,17 @@ class GatewayNode:
             await self._serve()
         self._recorder.stop({"cause": "asked"}, clock.now())
         return 0
+
+    async def _take_up(self, shared: Shared | None, store: Store, key: bytes) -> None:
+        """Join the cluster, or bring back what the store has; what prevents it is told in the journal, too."""
+        try:
+            if shared is not None:
+                await self._join(shared, key)
+            else:
+                await self._restore(store)
+        except (StartFailed, StoreUnavailable) as failure:
+            self._recorder.stop({"cause": "start_failed", "error": str(failure)}, clock.now())
+            raise
 
     async def _serve(self) -> None:
         """From the first restored session to the end."""
@@ -147,7 +155,9 @@ class GatewayNode:
         if wish.mode == "none":
             return None
         pools = [str(pool) for pool in (tunnel.pool, tunnel.pool6) if pool is not None]
-        announcer = Announcer.create(wish.mode, wish.interface, wish.command, owner, self._complain, pools=pools)
+        announcer = Announcer.create(
+            wish.mode, wish.interface, wish.command, owner, self._complain, pools=pools, tunnel=tunnel.name
+        )
         stack.push_async_callback(announcer.close)
         self._executor.announcing = announcer
         return announcer
@@ -210,7 +220,8 @@ class GatewayNode:
         pools = tuple(str(pool) for pool in (tunnel.pool, tunnel.pool6) if pool is not None)
         forwarding = Forwarding(
             instance=tunnel.name, tunnel=tunnel.name, pools=pools, masquerade=config.forward.masquerade,
-            interfaces=config.forward.interfaces,
+            interfaces=config.forward.interfaces, inside=config.announce.interface,
+            shares_segment=config.announce.mode == "arp",
         )  # fmt: skip
         await enable_forwarding(owner, forwarding)
 
@@ -263,7 +274,7 @@ class GatewayNode:
             raise Refused("set is on or off", "usage")
         if wish is not None:
             cluster.drain(on=wish == "on")
-        return {"state": cluster.keeper.member.state.value, "sessions": len(self._engine.places)}
+        return {"state": cluster.keeper.wish.value, "sessions": len(self._engine.places)}
 
     def _member(self) -> Cluster:
         if self._cluster is None:

@@ -15,7 +15,7 @@ from jumpvpn.runtime.stores.etcd.addresses import Addresses
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
 from jumpvpn.runtime.stores.etcd.leases import EtcdLeases
 from jumpvpn.runtime.stores.etcd.reach import answering
-from jumpvpn.runtime.stores.etcd.records import decode_session
+from jumpvpn.runtime.stores.etcd.records import Names, decode_session
 from jumpvpn.runtime.stores.etcd.secrets import ClusterSeal, ClusterSecrets, in_order_of_use
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
@@ -31,6 +31,7 @@ class Shared:
     def __init__(self, config: GatewayConfig, etcd: EtcdStore, key: bytes) -> None:
         self._config = config
         self._etcd = etcd
+        self._names = Names(etcd.client.config.cluster, config.name)
         self._addresses = Addresses(etcd.client)
         self._secrets = ClusterSecrets(etcd.client, ClusterSeal(key))
         self._fixed = fixed_addresses(config)
@@ -98,7 +99,6 @@ class Shared:
         """Each etcd server, and whether it answers now."""
         return await answering(self._etcd.client.config)
 
-    @staticmethod
-    def decode_record(name: str, value: bytes) -> StoredSession:
+    def decode_record(self, name: str, value: bytes) -> StoredSession:
         """The record under a name of the watch. Raises StoreUnavailable."""
-        return decode_session(name.encode(), value)
+        return decode_session(self._names.root + name.encode(), value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,9 @@ from jumpvpn.session.state import Session
 from jumpvpn.values import SessionId
 
 WAITING_MAX = 16_384  # sessions: as many requests as wait in the packet core; the rest is dropped, and repeated
-AT_ONCE = 256  # read and claimed at the same time: what more would do is make the loop late for the lease
+# From reading to the client's answer: one that answers all of a storm together answers all of them too late.
+AT_ONCE = 256
+SETTLED_WITHIN_SECONDS = 5.0  # whatever became of it: the packet core has forgotten the request by then
 
 
 Claim = Callable[[Session, Kept, int, StoredSession], None]
@@ -31,7 +32,7 @@ class Takeovers:
 
     def __init__(
         self, store: ClusterStore, plane: Plane, executor: GatewayExecutor, policy: Callable[[], Policy],
-        claim: Claim, post: Callable[[Any], None], complain: Callable[[str], None],
+        claim: Claim, post: Callable[[Any], None], complain: Callable[[str], None], returns: Callable[[str], bool],
     ) -> None:  # fmt: skip
         self._store = store
         self._plane = plane
@@ -40,10 +41,12 @@ class Takeovers:
         self._claim = claim
         self._post = post
         self._complain = complain
+        self._returns = returns  # whether the sessions of that node are about to be brought back here
         self._reading: dict[bytes, list[inp.ReattachAsked]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._candidates: dict[int, StoredSession] = {}
+        self._trying: dict[str, asyncio.Event] = {}
 
     def asked(self, session_id: bytes, request: inp.ReattachAsked) -> None:
         """A request whose ticket names a session that is not here."""
@@ -66,14 +69,24 @@ class Takeovers:
         stored = self._candidates.pop(handle, None)
         if stored is None:
             return False
-        if not request.proof:
+        here = SessionId(stored.session_id).uid in self._executor.handles  # another request of it was quicker
+        if here or not request.proof:
             self._plane.close_session(handle)
+            if here:
+                self._drop(request)
+            else:
+                self.settled(SessionId(stored.session_id).uid)
             return True
         session, kept = decode(stored.body, self._policy(), clock.now(), clock.boot_id(), request.age_ms)
         self._store.take(stored)
         self._claim(session, kept, handle, stored)
         self._post(inp.TakeoverAsked(session, kept.device, stored.owner, request))
         return True
+
+    def settled(self, uid: str) -> None:
+        """The session is bound here, or is not here any more: the next one that waits has its turn."""
+        if (waiting := self._trying.get(uid)) is not None:
+            waiting.set()
 
     async def close(self) -> None:
         """Give up what is being read."""
@@ -82,30 +95,45 @@ class Takeovers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _read(self, session_id: bytes) -> None:
+        async with self._gate:
+            uid = SessionId(session_id).uid
+            settled = self._trying[uid] = asyncio.Event()
+            try:
+                if await self._tried(session_id):
+                    async with asyncio.timeout(SETTLED_WITHIN_SECONDS):
+                        await settled.wait()
+            except TimeoutError:  # its client asks again
+                pass
+            finally:
+                if self._trying.get(uid) is settled:
+                    del self._trying[uid]
+
+    async def _tried(self, session_id: bytes) -> bool:
+        """Whether the record was found, and the packet core tries the newest request on it."""
         try:
-            async with self._gate:
-                stored = await self._store.load(session_id)
+            stored = await self._store.load(session_id)
         except StoreUnavailable as failure:  # the client repeats its request, here or elsewhere
             self._complain(failure.reason)
             for request in self._reading.pop(session_id):
                 self._drop(request)
-            return
+            return False
         requests = self._reading.pop(session_id)
         if stored is None or stored.state == TERMINATED or stored.sealed is None:
             for request in requests:
                 self._post(request)
-            return
-        self._open(stored, requests)
+            return False
+        return self._open(stored, requests)
 
-    def _open(self, stored: StoredSession, requests: list[inp.ReattachAsked]) -> None:
+    def _open(self, stored: StoredSession, requests: list[inp.ReattachAsked]) -> bool:
         """Let the packet core try the record's keys on the newest request: it repeats what the older ones asked."""
         uid = SessionId(stored.session_id).uid
         newest = requests.pop()
         for request in requests:
             self._drop(request)
-        if uid in self._executor.handles:  # it has come here meanwhile
+        # It has come here meanwhile, or it will: from this node's own file, which may know more than the store.
+        if uid in self._executor.handles or self._returns(stored.owner):
             self._drop(newest)
-            return
+            return False
         try:
             _, kept = decode(stored.body, self._policy(), clock.now(), clock.boot_id())
             inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
@@ -113,14 +141,15 @@ class Takeovers:
         except (BadRecord, ValueError) as error:
             self._complain(f"the record of session {uid} cannot be used: {error}")
             self._drop(newest)
-            return
+            return False
         self._candidates[handle] = stored
         try:
             self._executor.race.run(self._plane.retry_reattach, newest.request)
         except Overtaken:
             self._candidates.pop(handle, None)
             self._plane.close_session(handle)
+            return False
+        return True
 
     def _drop(self, request: inp.ReattachAsked) -> None:
-        with contextlib.suppress(Overtaken):
-            self._executor.race.run(self._plane.drop_reattach, request.request)
+        self._executor.race.give(self._plane.drop_reattach, request.request)

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable
 from jumpvpn.runtime.stores.leases import Change, Listing
 from jumpvpn.runtime.stores.membership import PREFIX, ForeignMember, Member, Serving, decode_member
+from jumpvpn.values import Instant
 
 HELD, LIVE = PREFIX, "live/"
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who acts for a session, and how many owners it has had."""
+    """Who acts for a session, and how many owners it has had. ``since``: when it came to this one, if that was seen."""
 
     node: str
     term: int
     state: str
+    since: Instant | None = None
 
 
 @dataclass(slots=True)
@@ -40,14 +42,14 @@ class ClusterView:
         self.revision = 0
         self._decode = decode_record
 
-    def apply(self, change: Change, tell: Watchers) -> None:
-        """One change of the watch, in its order."""
+    def apply(self, change: Change, tell: Watchers, at: Instant | None = None) -> None:
+        """One change of the watch, in its order; ``at`` is when it took place, None if nobody saw that."""
         self.revision = max(self.revision, change.revision)
         try:
             if change.name.startswith(HELD):
                 self._member(change.name.removeprefix(HELD), change.value, tell)
             elif change.name.startswith(LIVE):
-                self._record(change, tell)
+                self._record(change, tell, at)
         except (StoreUnavailable, ForeignMember) as failure:
             tell.foreign(failure.reason)
 
@@ -78,9 +80,10 @@ class ClusterView:
         before = self.members.pop(node, None)
         if after is not None:
             self.members[node] = after
-        tell.member(node, before, after)
+        if before is not None or after is not None:  # else it was never a member's
+            tell.member(node, before, after)
 
-    def _record(self, change: Change, tell: Watchers) -> None:
+    def _record(self, change: Change, tell: Watchers, at: Instant | None) -> None:
         session_id = _session_id(change.name)
         if session_id is None:
             tell.foreign(f"etcd: {change.name!r} is no name of a session; something else writes there: remove it")
@@ -89,7 +92,10 @@ class ClusterView:
             tell.owner(session_id, None)
         else:
             stored = self._decode(change.name, change.value)
-            owner = self.owners[session_id] = Owner(stored.owner, stored.term, stored.state)
+            before = self.owners.get(session_id)
+            if before is not None and (before.node, before.term) == (stored.owner, stored.term):
+                at = before.since
+            owner = self.owners[session_id] = Owner(stored.owner, stored.term, stored.state, at)
             tell.owner(session_id, owner)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import signal
 import sys
+from abc import ABC, abstractmethod
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Node:
     ended: asyncio.Task[int]
 
 
-class NodeSet:
+class NodeSet(ABC):
     """Some nodes of one lab; use as ``async with``. A node is called after its side, and its files too: configuration
     (`SIDE.toml`), control socket (`SIDE.sock`), journal, and what it says (`SIDE.log`), all in `directory`.
 
@@ -71,9 +72,9 @@ class NodeSet:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @abstractmethod
     async def start(self) -> None:
         """Start the nodes and return when they are ready. Raises LabError."""
-        raise NotImplementedError
 
     async def close(self) -> None:
         """End all nodes in order, the clients first, follow their journals no more, and have them judged; idempotent.

@@ -120,7 +120,8 @@ class Checks:
         moved = after.state.value == "ATTACHED" and before.state.value != "ATTACHED"
         if name in ("ReattachAccepted", "ReattachCommitted") and moved:
             self.demand(after.epoch == event.epoch, Property.EPOCH, "a reattach did not raise the epoch")
-            told = (before.bound_version, after.version) == (after.prior_bound_version, after.bound_version)
+            known = getattr(event, "known_version", None) or before.bound_version
+            told = (known, after.version) == (after.prior_bound_version, after.bound_version)
             self.demand(told, Property.PAIRED, "a client that missed the answer could not ask again")
 
     def _clocks(self, before: Session, name: str, after: Session) -> None:

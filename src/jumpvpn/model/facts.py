@@ -130,7 +130,7 @@ def _lonely(bounds: Bounds) -> dict[str, Builder]:
         "policy forbids the transport": lambda s: ev.SwitchForced(Reason.POLICY_FORCED),
         "another owner": lambda s: ev.OwnerChanged(s.owner_epoch + 1),
         "another owner, behind the client": lambda s: ev.OwnerChanged(
-            s.owner_epoch + 1, "gw2", None, s.version + 3, s.epoch + 2
+            s.owner_epoch + 1, "gw2", None, s.version + 3, s.epoch + 2, ev.OwnerCause.REQUEST
         ),
         "a former owner": lambda s: ev.OwnerChanged(s.owner_epoch),
         "the dwell is over": lambda s: ev.DwellPassed(),

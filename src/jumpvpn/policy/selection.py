@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from jumpvpn.policy.model import Policy
-from jumpvpn.values import MINUTE, Instant, TransportId, milliseconds
+from jumpvpn.values import MINUTE, Instant, TransportId, dataclass, milliseconds
 
 
 @dataclass(frozen=True, slots=True)

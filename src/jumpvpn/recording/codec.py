@@ -63,9 +63,7 @@ class RecordedId(SessionId):
         """The identifier whose public name is ``uid`` (16 hexadecimal digits)."""
         return cls(uid.encode("ascii"))
 
-    @property
-    def uid(self) -> str:
-        """The public name."""
+    def _public_name(self) -> str:
         return self.raw.decode("ascii")
 
 
@@ -295,7 +293,7 @@ def _session_id(value: Any) -> RecordedId:
 def hints_of(kind: Any) -> dict[str, Any]:
     """Field name -> type of a dataclass."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def _resolved(hint: Any) -> Any:

@@ -37,6 +37,18 @@ class Backend(Protocol):
     async def carry_out(self, batch: Batch) -> Mapping[str, str]:
         """Try the batch; per address that failed, why."""
 
+    def expect(self, addresses: Sequence[str]) -> None:
+        """Begin to take what comes for these into the tunnel, and claim nothing."""
+
+    def ready(self, addresses: Sequence[str]) -> None:
+        """Wait until what ``expect`` began is done."""
+
+    def hush(self, *, on: bool) -> None:
+        """Repeat no announcement unasked, or do so again."""
+
+    def leave(self, addresses: Sequence[str]) -> None:
+        """Claim these no more, and take what still comes for them into the tunnel: they are released soon."""
+
     async def run(self, again: Callable[[], None]) -> None:
         """What goes on beside; ``again`` asks for every standing wish to be carried out anew."""
 
@@ -70,9 +82,9 @@ class Announcer:
     @classmethod
     def create(
         cls, mode: Mode, interface: str | None, command: Sequence[str], owner: Ownership, failed: Failed, *,
-        pools: Sequence[str],
+        pools: Sequence[str], tunnel: str,
     ) -> Self:  # fmt: skip
-        """The announcer for ``[announce]``; ``pools`` are the inner networks (such as ``10.77.0.0/24``).
+        """The announcer for ``[announce]``; ``pools`` are the inner networks (``10.77.0.0/24``) of ``tunnel``.
 
         Mode ``arp`` must be created after forwarding is on; it notes with ``owner`` what it installs.
         Raises RtnlFailed, StartFailed, OSError.
@@ -80,7 +92,7 @@ class Announcer:
         backend: Backend | None = None
         if mode == "arp":
             assert interface is not None, "the configuration was checked"
-            backend = ArpBackend.create(interface, pools, owner, failed)
+            backend = ArpBackend.create(interface, tunnel, pools, owner, failed)
         elif mode == "command":
             backend = HookBackend(command, failed)
         return cls(backend, failed, pools)
@@ -88,6 +100,44 @@ class Announcer:
     def acquired(self, addresses: Iterable[str]) -> None:
         """This gateway has the sessions of these inner addresses (with or without prefix length). Raises ValueError."""
         self._wish(addresses, acquire=True)
+
+    def expected(self, addresses: Iterable[str]) -> None:
+        """This gateway is about to have their sessions: what comes for them is taken, and nothing is claimed yet.
+
+        Returns at once; ``ready`` tells when that is done. Raises ValueError.
+        """
+        if (backend := self._open_backend()) is not None:
+            coming = [address for raw in map(_packed, addresses) if self._refusal(address := _text(raw), raw) is None]
+            for address in coming:
+                if self._standing.get(address) is False:
+                    self._wishes.drop(address)  # a withdrawal that has not begun
+            backend.expect(coming)
+
+    def ready(self, addresses: Iterable[str]) -> None:
+        """Wait until what comes for ``expected`` addresses is taken here; mostly it is already.
+
+        To be called before their packets may come out of the tunnel: the answers to those go to the gateway that had
+        the addresses, which passes them on to this one. If this one passed them back, they would go in a circle.
+        Raises ValueError.
+        """
+        if (backend := self._open_backend()) is not None:
+            backend.ready([_text(_packed(text)) for text in addresses])
+
+    def hush(self, *, on: bool) -> None:
+        """Repeat no announcement unasked, because another gateway may have made its own, or do so again."""
+        if (backend := self._open_backend()) is not None:
+            backend.hush(on=on)
+
+    def leaving(self, addresses: Iterable[str]) -> None:
+        """Another gateway has them: they are claimed no more. What still comes is taken until they are ``released``.
+
+        Raises ValueError.
+        """
+        if (backend := self._open_backend()) is not None:
+            left = [_text(_packed(text)) for text in addresses]
+            for address in left:
+                self._wishes.drop(address)  # nothing that has not begun is claimed any more
+            backend.leave(left)
 
     def released(self, addresses: Iterable[str]) -> None:
         """Another gateway has them, or nobody. Raises ValueError."""
@@ -139,6 +189,9 @@ class Announcer:
             self._wishes.put(address, acquire)
             self._idle.clear()
         self._work_there.set()
+
+    def _open_backend(self) -> Backend | None:
+        return None if self._closed else self._backend
 
     def _refusal(self, address: str, raw: bytes) -> str | None:
         number = int.from_bytes(raw, "big")

@@ -52,6 +52,18 @@ class HookBackend:
         why = await self._run("acquire" if batch.acquire else "release", *batch.addresses)
         return {} if why is None else dict.fromkeys(batch.addresses, why)
 
+    def expect(self, addresses: Sequence[str]) -> None:
+        """Nothing: what comes here is never passed on."""
+
+    def ready(self, addresses: Sequence[str]) -> None:
+        """Nothing is under way."""
+
+    def hush(self, *, on: bool) -> None:
+        """Nothing: what was announced is not repeated."""
+
+    def leave(self, addresses: Sequence[str]) -> None:
+        """Nothing: the route leads here until it is withdrawn, and until another gateway announces its own."""
+
     async def run(self, again: Callable[[], None]) -> None:
         """Nothing goes on beside."""
         del again

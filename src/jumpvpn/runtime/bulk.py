@@ -210,8 +210,9 @@ def carries(interface: str) -> bool:
     return int(struct.unpack_from("16xH", answer)[0]) & _CARRIES == _CARRIES
 
 
-def link_states(data: bytes, interface: str) -> Iterator[bool]:
-    """Whether the interface can carry packets, once per message about it in a datagram of the group RTNLGRP_LINK."""
+def link_states(data: bytes, interfaces: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Which of the interfaces can carry packets or not, once per message about one in a datagram of RTNLGRP_LINK."""
+    names = {name.encode(): name for name in interfaces}
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
@@ -219,9 +220,9 @@ def link_states(data: bytes, interface: str) -> Iterator[bool]:
             return
         body = data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
-        name = _attributes(body[_LINK.size :]).get(_IFLA_IFNAME, b"").rstrip(b"\0")
-        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and name == interface.encode():
-            yield kind == _RTM_NEWLINK and _LINK.unpack_from(body)[0] & _CARRIES == _CARRIES
+        name = names.get(_attributes(body[_LINK.size :]).get(_IFLA_IFNAME, b"").rstrip(b"\0"))
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and name is not None:
+            yield name, kind == _RTM_NEWLINK and _LINK.unpack_from(body)[0] & _CARRIES == _CARRIES
 
 
 def _removals(bulk: BulkRtnl, index: int, networks: Sequence[tuple[bytes, int]]) -> Iterator[Change]:

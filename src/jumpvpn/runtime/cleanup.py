@@ -69,11 +69,13 @@ class Sysctl(msgspec.Struct, frozen=True, tag="sysctl"):
 class SegmentEntries(msgspec.Struct, frozen=True, tag="segment"):
     """Our proxy neighbour entries and routes inside ``pools`` (such as ``10.77.0.0/24``), on the inside interface.
 
-    However many there are, they are noted once, and found by listing.
+    However many there are, they are noted once, and found by listing. ``tunnel`` is where the other routes of ours
+    inside the pools lead to.
     """
 
     interface: str
     pools: tuple[str, ...]
+    tunnel: str = ""
 
 
 Owned = PolicyRule | RoutingTable | MainRoute | NftTable | TunInterface | Sysctl | SegmentEntries
@@ -270,7 +272,10 @@ async def _undo_tun(item: TunInterface) -> None:
 
 async def _undo_segment(item: SegmentEntries) -> None:
     pools = [ipaddress.ip_network(pool) for pool in item.pools]
-    await asyncio.to_thread(withdraw, item.interface, [(pool.network_address.packed, pool.prefixlen) for pool in pools])
+    networks = [(pool.network_address.packed, pool.prefixlen) for pool in pools]
+    for interface in (item.interface, item.tunnel):
+        if interface:
+            await asyncio.to_thread(withdraw, interface, networks)
 
 
 async def _undo_sysctl(item: Sysctl) -> None:

@@ -89,6 +89,13 @@ class Recorder:
         """Append node-lane events to the journal, repeated denials as summaries. Raises JournalFailed."""
         self._append(self.sealer.note(events, now))
 
+    def keep(self, lines: Sequence[bytes]) -> None:
+        """Append state-lane lines of commits that took place, sealed before or by a node that is gone.
+
+        A line that some journal has already does no harm. Raises JournalFailed.
+        """
+        self._append(lines)
+
     def draft(self, order: Commit, now: Now) -> Draft:
         """Seal the commit's events as of ``now``."""
         return self.sealer.draft(order.uid, order.events, now)

@@ -13,11 +13,13 @@ from jumpvpn.config import ClientConfig, GatewayConfig
 from jumpvpn.engine import outlook
 from jumpvpn.engine.client import ClientEngine
 from jumpvpn.engine.gateway import GatewayEngine
+from jumpvpn.engine.gateway_loss import gateway_loss
 from jumpvpn.engine.liveness import Liveness
 from jumpvpn.engine.place import Place
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import Plane
 from jumpvpn.session.deadlines import next_deadline
+from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session
 from jumpvpn.transports.state import Condition, Transport
 from jumpvpn.values import Instant, TransportId, milliseconds
@@ -50,7 +52,8 @@ def of_client(
     if session is not None:
         limits = {name: engine.liveness(name) for name in engine.transports}
         transports = list(engine.transports.values())
-        sessions = [_session(session, transports, limits, _plane_view(plane, handle), now)]
+        told = _session(session, transports, limits, _plane_view(plane, handle), now)
+        sessions = [{**told, "gateway_loss": gateway_loss(engine.book, session, now)}]
     else:
         sessions = [_unborn(engine, now)]
     addresses = list(welcome.addresses) if welcome is not None else []
@@ -206,11 +209,14 @@ def _transport(
 
 @dataclass(frozen=True, slots=True)
 class MemberFacts:
-    """One gateway of the cluster as this one sees it. ``lease_left`` (ns) None: not known here."""
+    """One gateway of the cluster as this one sees it. ``lease_left`` (ns) None: not known here.
+
+    ``fenced`` is what the gateway that answers says of itself while it has no lease.
+    """
 
     node: str
     address: str
-    state: Literal["serving", "draining", "gone"]
+    state: Literal["serving", "draining", "fenced", "gone"]
     lease_left: int | None = None
     version: str = ""
 
@@ -252,11 +258,16 @@ def of_cluster(
     store: StoreFacts,
     *,
     with_sessions: bool = False,
+    adopted_after: int | None = None,
+    transport_ttl: int | None = None,
 ) -> dict[str, Any]:
     """The document of ``jumpvpn cluster status`` (its shape: ``cli.cluster_status``), as ``node`` sees the cluster.
 
-    Owners that are no members are listed as gone. ``sessions`` are all living ones of the cluster.
+    Owners that are no members are listed as gone. ``sessions`` are all living ones. ``adopted_after`` and
+    ``transport_ttl`` (ns): after the loss of a gateway, when others adopt what is left of its sessions, and how long
+    those live without any; what is not given is not told.
     """
+    serving = sorted(member.node for member in members if member.state == "serving")
     owned = Counter(session.owner for session in sessions)
     known = {member.node for member in members}
     gone = [MemberFacts(owner, "", "gone") for owner in owned if owner and owner not in known]
@@ -272,6 +283,7 @@ def of_cluster(
                 "lease_left_ms": _maybe_ms(member.lease_left),
                 "sessions": owned[member.node],
                 "version": member.version,
+                "if_lost": _if_lost([node for node in serving if node != member.node], adopted_after, transport_ttl),
             }
             for member in sorted([*members, *gone], key=lambda member: member.node)
         ],
@@ -284,6 +296,14 @@ def of_cluster(
         "sessions": [_owned_row(session) for session in rows],
         "sessions_total": len(sessions),
     }
+
+
+def _if_lost(heirs: list[str], adopted_after: int | None, transport_ttl: int | None) -> dict[str, Any]:
+    """What becomes of a gateway's sessions if it dies: ``heirs`` serve in its place; without any, sessions end."""
+    end = {"reason": Reason.TRANSPORT_TTL_EXCEEDED.value, "policy": "session.transport_ttl",
+           "in_ms": _maybe_ms(transport_ttl)}  # fmt: skip
+    return {"heirs": heirs, "adopted_after_ms": _maybe_ms(adopted_after) if heirs else None,
+            "ends": None if heirs else end}  # fmt: skip
 
 
 def cluster_part(

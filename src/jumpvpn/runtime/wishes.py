@@ -45,10 +45,14 @@ class Wishes:
 
     def put(self, address: str, acquire: bool) -> None:
         """Wish for ``address``; an older wish that was not begun is forgotten."""
+        self.drop(address)
+        self._ready[acquire, False][address] = 0
+
+    def drop(self, address: str) -> None:
+        """Forget what was wished for ``address`` and not begun."""
         for ready in self._ready.values():
             ready.pop(address, None)
         self._paused.pop(address, None)
-        self._ready[acquire, False][address] = 0
 
     def take(self, now: float, most: int) -> Batch | None:
         """Up to ``most`` addresses whose turn has come, oldest first; None when nothing is to be done now."""

@@ -147,12 +147,16 @@ def return_rebound(session: Session, event: Any, now: Instant) -> Session:
 
 
 def return_reattached(session: Session, event: Any, now: Instant) -> Session:
-    """Back in ATTACHED on the transport of before, in a new epoch."""
+    """Back in ATTACHED on the transport of before, in a new epoch.
+
+    Until the client shows that it has had an answer it names the version that it knows, however many are lost.
+    """
     binding = Binding(event.transport, event.peer, event.epoch, now)
+    known = getattr(event, "known_version", None) or session.bound_version
     return _settle(
         replace(
             session, binding=binding, incumbent=event.transport, epoch=event.epoch,
-            prior_bound_version=session.bound_version, bound_version=Version(session.version + 1),
+            prior_bound_version=known, bound_version=Version(session.version + 1),
             peer_version=getattr(event, "peer_version", session.peer_version),
         )
     )  # fmt: skip

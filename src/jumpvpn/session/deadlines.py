@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 from jumpvpn.session import events as ev
 from jumpvpn.session.events import Event
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
-from jumpvpn.values import MILLISECOND, Instant, later
+from jumpvpn.values import MILLISECOND, Duration, Instant, dataclass, later
 
 PRIORITY: tuple[type, ...] = (
     ev.LifetimePassed,
@@ -96,6 +96,16 @@ POLICY_KEY: dict[str, str] = {
 """Every deadline by its name, and the policy key that sets its length."""
 
 
+_LIFETIME, _KEY_AGE, _TRANSPORT_TTL, _EPISODE, _DWELL = (
+    ev.LifetimePassed(),
+    ev.KeysExpired(),
+    ev.TransportTtlPassed(),
+    ev.EpisodePassed(),
+    ev.DwellPassed(),
+)
+_HANDSHAKE = ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
+
+
 @dataclass(frozen=True, slots=True)
 class Deadline:
     """A named instant after which ``event`` happens."""
@@ -113,20 +123,19 @@ def deadlines(session: Session) -> tuple[Deadline, ...]:
     born, entered = session.born_at, session.entered_at
     end = later(born, policy.session.max_lifetime)
     found = [
-        Deadline("lifetime", end, ev.LifetimePassed()),
-        Deadline("key_age", later(session.keys_at, policy.security.key_max_age), ev.KeysExpired()),
+        Deadline("lifetime", end, _LIFETIME),
+        Deadline("key_age", later(session.keys_at, policy.security.key_max_age), _KEY_AGE),
         *_warnings(session, end),
     ]
     if session.state is State.BIRTH:
-        failed = ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
-        found.append(Deadline("handshake", later(entered, policy.session.handshake_timeout), failed))
+        found.append(Deadline("handshake", later(entered, policy.session.handshake_timeout), _HANDSHAKE))
     if session.transportless_at is not None:
         ttl = later(session.transportless_at, policy.session.transport_ttl)
-        found.append(Deadline("transport_ttl", ttl, ev.TransportTtlPassed()))
+        found.append(Deadline("transport_ttl", ttl, _TRANSPORT_TTL))
     if session.episode_at is not None:
-        found.append(Deadline("episode", later(session.episode_at, policy.recovery.episode_max), ev.EpisodePassed()))
+        found.append(Deadline("episode", later(session.episode_at, policy.recovery.episode_max), _EPISODE))
     if session.state is State.VOLATILE:
-        found.append(Deadline("volatile_dwell", later(entered, policy.volatility.volatile_max), ev.DwellPassed()))
+        found.append(Deadline("volatile_dwell", later(entered, policy.volatility.volatile_max), _DWELL))
     if session.state is State.RECOVERING:
         found += _recovery(session)
     return tuple(found)
@@ -154,11 +163,16 @@ def cause_of(event: Event) -> Reason | None:
 
 
 def _warnings(session: Session, end: Instant) -> list[Deadline]:
-    lead_times = sorted(session.policy.session.lifetime_warnings, reverse=True)
-    due = [lead for lead in lead_times if lead < session.policy.session.max_lifetime][session.warnings :]
+    limits = session.policy.session
+    due = _lead_times(limits.lifetime_warnings, limits.max_lifetime)[session.warnings :]
     if not due:
         return []
     return [Deadline("lifetime_warning", later(end, -due[0]), ev.LifetimeNear(due[0] // MILLISECOND))]
+
+
+@lru_cache(maxsize=64)  # a policy, and the one that follows it, at each of a few clients in one process
+def _lead_times(warnings: tuple[Duration, ...], lifetime: Duration) -> tuple[Duration, ...]:
+    return tuple(lead for lead in sorted(warnings, reverse=True) if lead < lifetime)
 
 
 def _recovery(session: Session) -> list[Deadline]:

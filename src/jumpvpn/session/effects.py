@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt
-from jumpvpn.values import Epoch, TransportId
+from jumpvpn.values import Epoch, TransportId, dataclass
 
 
 @dataclass(frozen=True, slots=True)

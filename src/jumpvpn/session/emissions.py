@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from jumpvpn.policy.model import Policy
-from jumpvpn.session.events import OwnerChanged
+from jumpvpn.session.events import OwnerCause, OwnerChanged
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, Totals
-from jumpvpn.values import MILLISECOND, DomainEvent, Instant, TransportId, TransportView, milliseconds
+from jumpvpn.values import MILLISECOND, DomainEvent, Instant, TransportId, TransportView, dataclass, milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,8 @@ def _retired(o: Occasion) -> tuple[Built, ...]:
 
 
 def _acquired(o: Occasion) -> tuple[Built, ...]:
-    data: dict[str, Any] = {"epoch": o.after.owner_epoch, "version": int(o.after.version)}
+    cause = o.event.cause if isinstance(o.event, OwnerChanged) else OwnerCause.BIRTH
+    data: dict[str, Any] = {"epoch": o.after.owner_epoch, "version": int(o.after.version), "cause": cause.value}
     if isinstance(o.event, OwnerChanged):
         proven = o.event.proven_version
         data |= {"from_node": o.event.from_node, "floor": proven if proven > o.before.version else 0}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from enum import Enum
 from typing import Any
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind
-from jumpvpn.values import Epoch, Instant, TransportId, Version
+from jumpvpn.values import Epoch, Instant, TransportId, Version, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,17 @@ class SwitchForced:
 
 @dataclass(frozen=True, slots=True)
 class ReattachAccepted:
-    """Gateway: a reattach request passed every check of ``validation.py`` and awaits its commit."""
+    """Gateway: a reattach request passed every check of ``validation.py`` and awaits its commit.
+
+    ``known_version`` is the version that its client has shown to know, None for that of the newest binding.
+    """
 
     transport: TransportId
     peer: str
     epoch: Epoch
     nonce_id: str
     cause: Reason
+    known_version: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,16 @@ class ReattachRefused:
     reason: Reason
     nonce_id: str
     proven: bool
+
+
+class OwnerCause(Enum):
+    """Why a node owns a session from here on, as ``ownership.acquired`` says it."""
+
+    BIRTH = "birth"  # the session began there
+    REQUEST = "request"  # its client asked there, with proof
+    ORPHAN = "orphan"  # the owner's lease ended, and its client went nowhere
+    SUPERSEDED = "superseded"  # its device began a newer session there, which ends this one
+    RESTART = "restart"  # the same owner, which had lost what it holds in memory: a new process, or a lapsed lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,7 @@ class OwnerChanged:
     lost_at: Instant | None = None
     proven_version: int = 0
     proven_epoch: int = 0
+    cause: OwnerCause = OwnerCause.RESTART
 
 
 @dataclass(frozen=True, slots=True)

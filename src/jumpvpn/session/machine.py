@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.actions import counted
 from jumpvpn.session.effects import Effect
@@ -12,7 +10,7 @@ from jumpvpn.session.events import Event
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Role, Session, State
 from jumpvpn.session.transitions import AFTER_TERMINATION, LISTED, NOT_LISTED, Row
-from jumpvpn.values import DomainEvent, Epoch, Instant, SessionId, Version, replace
+from jumpvpn.values import DomainEvent, Epoch, Instant, SessionId, Version, dataclass, replace
 
 
 class AmbiguousTable(AssertionError):

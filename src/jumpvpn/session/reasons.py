@@ -94,13 +94,13 @@ class Reason(Enum):
         return MEANINGS[self]
 
 
-_CODES = {reason: index for index, reason in enumerate(Reason)}
+_IN_ORDER = tuple(Reason)
+_CODES = {reason: index for index, reason in enumerate(_IN_ORDER)}
 
 
 def reason_of_code(code: int) -> Reason:
     """The reason a peer named; an unknown code (a newer peer's) reads as ``policy_denied``."""
-    members = tuple(Reason)
-    return members[code] if code < len(members) else Reason.POLICY_DENIED
+    return _IN_ORDER[code] if code < len(_IN_ORDER) else Reason.POLICY_DENIED
 
 
 REFUSALS = (

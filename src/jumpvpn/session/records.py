@@ -7,14 +7,12 @@ deadline. Where the client has proved how old the session is, small differences 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Binding, Role, Session, State, Totals
-from jumpvpn.values import MILLISECOND, SECOND, Epoch, Instant, Now, SessionId, TransportId, Version
+from jumpvpn.values import MILLISECOND, SECOND, Epoch, Instant, Now, SessionId, TransportId, Version, dataclass
 
 FORMAT = 1
 CLOCKS_APART = 30 * SECOND  # more between two nodes is no drift but a wrong clock: then the older age counts

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from jumpvpn.policy.model import Policy
 from jumpvpn.policy.selection import Budget
 from jumpvpn.session.reasons import Reason
-from jumpvpn.values import Epoch, Instant, SessionId, TransportId, Version
+from jumpvpn.values import Epoch, Instant, SessionId, TransportId, Version, dataclass
 
 
 class State(Enum):
@@ -87,9 +86,9 @@ class Session:
     """The record of one session; replaced, never changed.
 
     Durable fields are those that ``records.py`` writes. ``attempt``, ``tried`` and ``want`` are plans of the running
-    process: they die with it and never raise the version. ``prior_bound_version`` stays valid until the next binding: a
-    client whose answer was lost asks again with what it knows, and its data in the new epoch does not show that the
-    answer came (such data may follow the request at once).
+    process: they die with it and never raise the version. ``prior_bound_version`` is what the client showed to know when
+    it asked for the newest binding, and stays valid: if that answer was lost, and the next one, it asks again with what
+    it knows; its data in the new epoch does not show that an answer came (such data may follow the request at once).
     """
 
     id: SessionId
@@ -108,7 +107,7 @@ class Session:
     episode_at: Instant | None = None
     attempts: int = 0  # in this episode
     bound_version: Version = Version(1)  # the version that the peer was told with the newest binding: what it expects
-    prior_bound_version: Version | None = None  # what it expects if that answer was lost
+    prior_bound_version: Version | None = None  # what it expects if answers were lost
     peer_version: Version = Version(0)  # client: the gateway's version that it last authenticated
     owner_epoch: int = 1  # incarnation of the owner; fences a restarted or replaced one
     switches: tuple[Instant, ...] = ()  # of the last 60 s

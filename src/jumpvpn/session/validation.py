@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
-from jumpvpn.values import MILLISECOND, Epoch, Now, TransportId, later
+from jumpvpn.values import MILLISECOND, Epoch, Now, TransportId, dataclass, later
 
 EPOCH_JUMP = 64  # a client raises its epoch once per attempt; more than this ahead is no honest client
 PROOF_STEP = 6

@@ -10,33 +10,33 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from jumpvpn.sim.run import Judge, Outcome, Run
+from jumpvpn.sim.played import Judge, Play, Played
 
 CHUNK = 8  # seeds that a process takes at a time: enough to hide the hand-over, few enough for a steady progress
 TRANSCRIPTS_MAX = 10  # failing seeds whose transcripts are kept; the others can be played again
 
 
 @dataclass(slots=True)
-class Total:
+class Tally:
     """What all seeds showed together. ``failed`` keeps every failing outcome, in order of seed."""
 
     seeds: int = 0
     virtual_ns: int = 0
-    turns: int = 0
-    ends: Counter[tuple[str, str]] = field(default_factory=Counter)
+    steps: int = 0
+    ends: Counter[tuple[str, ...]] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
     themes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     recoveries: list[float] = field(default_factory=list)
-    failed: list[Outcome] = field(default_factory=list)
+    failed: list[Played] = field(default_factory=list)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Played) -> None:
         """Count one seed."""
         self.seeds += 1
         self.virtual_ns += outcome.virtual_ns
-        self.turns += outcome.turns
+        self.steps += outcome.steps
         self.ends[outcome.ends] += 1
         self.rows.update(outcome.rows)
         self.reasons.update(outcome.reasons)
@@ -51,34 +51,37 @@ class Total:
             self.failed.append(outcome)
 
 
-def play(seed: int, *, judge: Judge | None = None, directory: Path | None = None, tell: bool = False) -> Outcome:
-    """One seed; its journals go to ``directory``: ``SEED-client.jsonl`` and ``SEED-gateway.jsonl``. Raises OSError."""
-    outcome = Run(seed).play(judge, tell=tell)
+def play_one(
+    play: Play, seed: int, *, judge: Judge | None = None, directory: Path | None = None, tell: bool = False
+) -> Played:
+    """One seed; its journals go to ``directory``, each as ``SEED-NODE.jsonl``. Raises OSError."""
+    outcome = play(seed, judge, tell=tell)
     if directory is not None:
-        for role, lines in outcome.journals.items():
-            (directory / f"{seed}-{role}.jsonl").write_bytes(b"".join(lines))
+        for node, lines in outcome.journals.items():
+            (directory / f"{seed}-{node}.jsonl").write_bytes(b"".join(lines))
     outcome.journals = {}
     return outcome
 
 
 def campaign(
+    play: Play,
     seeds: Iterable[int],
     jobs: int,
-    progress: Callable[[Total], None],
+    progress: Callable[[Tally], None],
     *,
     judge: Judge | None = None,
     directory: Path | None = None,
-) -> Total:
+) -> Tally:
     """Play ``seeds`` in ``jobs`` processes (1: in this one). ``progress`` hears of every seed. Raises OSError."""
-    total = Total()
-    one = partial(play, judge=judge, directory=directory)
+    tally = Tally()
+    one = partial(play_one, play, judge=judge, directory=directory)
     for outcome in _outcomes(one, seeds, jobs):
-        total.add(outcome)
-        progress(total)
-    return total
+        tally.add(outcome)
+        progress(tally)
+    return tally
 
 
-def _outcomes(one: Callable[[int], Outcome], seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
+def _outcomes(one: Callable[[int], Played], seeds: Iterable[int], jobs: int) -> Iterator[Played]:
     if jobs <= 1:
         yield from map(one, seeds)
         return

@@ -16,7 +16,8 @@ from jumpvpn.values import MILLISECOND, Epoch, TransportId, Version
 if TYPE_CHECKING:
     from jumpvpn.sim.world import World
 
-RESEND = 100 * MILLISECOND  # a reattach request without an answer is sent again
+RESEND = 100 * MILLISECOND  # a reattach request without an answer is sent again, doubled each time
+RESEND_MAX = 8 * RESEND
 REKEY_REPEAT = 250 * MILLISECOND  # doubled each time
 REKEY_JUMP = 8  # more than this above its own epoch the client asks for none: it begins anew
 REKEY_REPEATS = 6  # then the exchange is given up
@@ -125,13 +126,13 @@ class ClientPlane(Side):
             order.age_ms,
         )  # fmt: skip
         self.world.checker.asked(self.uid, nonce)
-        self._resend(nonce)
+        self._resend(nonce, RESEND)
 
-    def _resend(self, nonce: str) -> None:
+    def _resend(self, nonce: str, wait: int) -> None:
         if self.request is None or self.request.nonce != nonce:
             return
         self.send("request", self.request.path, "", request=self.request)
-        self.world.after(RESEND, self._resend, nonce)
+        self.world.after(wait, self._resend, nonce, min(2 * wait, RESEND_MAX))
 
     def _give_up(self) -> None:
         """What was committed, but not finished, is closed again."""
@@ -148,7 +149,9 @@ class ClientPlane(Side):
         for path in self.paths.values():
             path.owed.clear()
         if self.active is not None:
-            self.probe(self.active, self.paths[self.active], self.paths[self.active].peer, fresh=True)
+            path = self.paths[self.active]
+            path.watch_anew()  # it may have been told dead before, and its gateway may die before it answers
+            self.probe(self.active, path, path.peer, fresh=True)
 
     def _reply(self, content: dict[str, Any]) -> None:
         request = self.request

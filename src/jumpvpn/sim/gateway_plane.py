@@ -146,8 +146,7 @@ class GatewayPlane(Side):
             limits = self.limits.get(request.path)
             self.paths[request.path] = Path(transport_of(request.path), address, limits, next_probe=self.world.now)
         else:  # it died before, or will be told dead again: from here on it is watched anew
-            known.state = "alive"
-            known.owed.clear()
+            known.watch_anew()
         self.active = request.path
         content = {"status": "committed", "epoch": request.epoch, "version": order.version}
         self._reply(request, address, {**content, "reason": Reason.REATTACH_SUCCESS})

@@ -6,6 +6,7 @@ flows, the oldest unanswered probe of the active path stands for data that nobod
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,13 @@ class Path:
     socket: int = 0
     measured_at: int = -NEVER
 
+    def watch_anew(self) -> None:
+        """Owes nothing and is alive, as a new path: what was told before is told again."""
+        self.state = "alive"
+        self.owed.clear()
 
-class Side:
+
+class Side(ABC):
     """One end's packet core for one session. ``world`` carries datagrams and takes facts.
 
     ``key`` is the epoch that seals, None before a reattach allows to send; ``epoch`` the newest agreed one; ``open``
@@ -190,6 +196,6 @@ class Side:
         """Hand a fact to this side's engine."""
         self.world.post(self.name, fact)
 
+    @abstractmethod
     def send(self, kind: str, index: int, address: str, **content: Any) -> None:
         """Put one datagram on the way."""
-        raise NotImplementedError

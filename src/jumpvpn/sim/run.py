@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from jumpvpn.properties import Property
-from jumpvpn.session.machine import AmbiguousTable
 from jumpvpn.session.state import State
 from jumpvpn.sim import profiles
 from jumpvpn.sim.coverage import counted
 from jumpvpn.sim.faults import Trouble
-from jumpvpn.sim.judge import Complaint
+from jumpvpn.sim.played import Judge, Played, judged, raised
 from jumpvpn.sim.recovery import settle
 from jumpvpn.sim.transcript import transcript
-from jumpvpn.sim.violation import Violated
 from jumpvpn.sim.world import START, World
 from jumpvpn.values import MILLISECOND
-
-Judge = Callable[[Iterable[bytes]], list[Complaint]]
-"""Reads the lines of both journals, one after the other, and says what is wrong with them."""
 
 FAULTS = (6, 12, 20, 30)
 BIRTH_SECONDS = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A promise that did not hold: its name, what was expected, what was seen."""
-
-    prop: str
-    expected: str
-    seen: str
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What one seed showed. ``rows``, ``reasons`` and ``checks`` count; ``ends`` are the client's and gateway's."""
-
-    seed: int
-    theme: str = ""
-    virtual_ns: int = 0
-    turns: int = 0
-    ends: tuple[str, str] = ("-", "-")
-    recovery_s: float | None = None
-    rows: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    checks: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    failure: Failure | None = None
-    transcript: tuple[str, ...] = ()
-    journals: dict[str, list[bytes]] = field(default_factory=dict)
+def play(seed: int, judge: Judge | None = None, *, tell: bool = False) -> Played:
+    """Play one seed. ``tell`` asks for the transcript even if nothing failed."""
+    return Run(seed).play(judge, tell=tell)
 
 
 class Run:
@@ -69,25 +39,21 @@ class Run:
         )  # fmt: skip
         self.trouble = Trouble(self.world, self.profile, dice)
         self._dice = dice
-        self._outcome = Outcome(seed, self.trouble.theme)
+        self._outcome = Played(seed, self.trouble.theme)
 
     @property
     def journals(self) -> dict[str, list[bytes]]:
         """The lines of ``client`` and ``gateway``, as their journals hold them."""
         return {role: journal.lines for role, journal in self.world.journals.items()}
 
-    def play(self, judge: Judge | None = None, *, tell: bool = False) -> Outcome:
+    def play(self, judge: Judge | None = None, *, tell: bool = False) -> Played:
         """Run to the end. ``tell`` asks for the transcript even if nothing failed."""
         outcome = self._outcome
         with counted(outcome.rows):
             try:
                 self._live()
-            except Violated as broken:
-                outcome.failure = Failure(broken.prop.name, broken.expected, broken.seen)
-            except AmbiguousTable as broken:
-                outcome.failure = Failure(Property.TOTALITY.name, "exactly one row for each input", str(broken))
-            except Exception as defect:  # an engine that raises is a finding of this seed, not the end of the campaign
-                outcome.failure = _defect(defect)
+            except Exception as error:  # an engine that raises is a finding of this seed, not the end of the campaign
+                outcome.failure = raised(error)
         self._close(judge)
         if tell or outcome.failure is not None:
             outcome.transcript = tuple(transcript(self))
@@ -124,7 +90,7 @@ class Run:
 
     def _close(self, judge: Judge | None) -> None:
         outcome, world = self._outcome, self.world
-        outcome.virtual_ns, outcome.turns = world.now - START, world.turns
+        outcome.virtual_ns, outcome.steps = world.now - START, world.turns
         outcome.ends = self._ends()
         outcome.checks = world.checker.checks
         outcome.reasons = Counter(event.reason for _, _, event in world.events if event.reason is not None)
@@ -132,10 +98,7 @@ class Run:
             journal.close(world.clock())
         outcome.journals = self.journals
         if judge is not None and outcome.failure is None:
-            complaints = judge(line for lines in self.journals.values() for line in lines)
-            if complaints:
-                first = complaints[0]
-                outcome.failure = Failure(first.prop, "journals that the auditor accepts", first.text)
+            outcome.failure = judged(judge, outcome.journals)
 
     def _ends(self) -> tuple[str, str]:
         found = []
@@ -146,13 +109,3 @@ class Run:
             reason = f" {record.reason.value}" if record is not None and ended and record.reason is not None else ""
             found.append(f"{record.state.value}{reason}" if record is not None else "-")
         return found[0], found[1]
-
-
-def _defect(defect: Exception) -> Failure:
-    cycle = isinstance(defect, AssertionError) and "cycle without time" in str(defect)
-    prop = Property.PROGRESS if cycle else Property.TOTALITY
-    where = defect.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    place = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where is not None else "?"
-    return Failure(prop.name, "an engine that handles every input", f"{type(defect).__name__} in {place}: {defect}")

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m jumpvpn.tracecheck", description=WHAT, epilog=HELP)
     parser.add_argument(
-        "logs", nargs="*", type=Path, metavar="LOG", help="event journals (JSON lines) of one deployment"
+        "logs", nargs="*", type=Path, metavar="LOG", help="event journals (JSON lines, '.gz' too) of one deployment"
     )
     parser.add_argument(
         "--model",

@@ -20,15 +20,17 @@ _KINDS = {
     "session.episode_closed": "outcome",
     "reattach.result": "status",
     "reattach.attempt": "kind",
+    "ownership.acquired": "cause",
 }
 
 
 class Names:
-    """Small names for the transports, small numbers for the nonces of one trace, in the order of their appearance."""
+    """Small names for the transports, small numbers for the nonces and nodes of one trace, as they appear in it."""
 
     def __init__(self) -> None:
         self._transports: dict[str, str] = {}
         self._nonces: dict[str, int] = {}
+        self._nodes: dict[str, int] = {}
 
     def transport(self, shown: Any) -> str:
         """``t1``, ``t2``, ..; ``none`` where there is none."""
@@ -42,6 +44,14 @@ class Names:
             return ABSENT
         return self._nonces.setdefault(str(shown), len(self._nonces) + 1)
 
+    def node(self, shown: Any) -> int:
+        """1, 2, ..."""
+        return self._nodes.setdefault(str(shown), len(self._nodes) + 1)
+
+    def known_node(self, number: int) -> str:
+        """The node that was given ``number``."""
+        return next((shown for shown, given in self._nodes.items() if given == number), FOREIGN)
+
     def known(self, name: str) -> str:
         """The transport that was given ``name``, or the name itself."""
         return next((shown for shown, given in self._transports.items() if given == name), name)
@@ -54,14 +64,14 @@ def module(traces: Iterable[tuple[Trace, Names]]) -> str:
 
 
 def _trace(trace: Trace, names: Names) -> str:
-    lines = ",\n".join(_line(line, names) for line in trace.lines)
+    lines = ",\n".join(_line(line, names, trace) for line in trace.lines)
     limits = ", ".join(str(limit) for limit in sorted(trace.limits))
     end = "client" if trace.chain.startswith("c:") else "gateway"
     flags = f"silent |-> {str(trace.silent).upper()}, cut |-> {str(trace.cut).upper()}"
     return f'[end |-> "{end}", limits |-> {{{limits}}}, {flags}, lines |-> <<\n{lines}>>]'
 
 
-def _line(line: Seen, names: Names) -> str:
+def _line(line: Seen, names: Names, trace: Trace) -> str:
     transport = line.transport if isinstance(line.transport, dict) else {}
     bounds = line.told("bounds")
     texts = {
@@ -87,14 +97,17 @@ def _line(line: Seen, names: Names) -> str:
         "attempts": attempts,
         "limit": bounds.get("attempts") if isinstance(bounds, dict) else None,
         "floor": line.told("floor"),
+        "granted": trace.granted(line),
     }
     kind = _word(line.told(_KINDS[line.event])) if line.event in _KINDS else "none"
     fields = [
         *(f'{name} |-> "{_word(text)}"' for name, text in texts.items()),
         *(f'{name} |-> "{name_given}"' for name, name_given in given.items()),
         *(f"{name} |-> {_number(number)}" for name, number in numbers.items()),
+        f"node |-> {names.node(line.node_id)}",
         f'kind |-> "{kind}"',
         f"nonce |-> {names.nonce(line.told('nonce_id'))}",
+        f"early |-> {str(trace.is_early(line)).upper()}",
         f"lost |-> {_ran(line.told('transportless_ms'))}",
         f"episode |-> {_ran(line.told('episode_ms'))}",
     ]

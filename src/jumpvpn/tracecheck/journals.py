@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 
-from jumpvpn.audit.envelope import LONGEST_LINE
+from jumpvpn.audit.auditor import sources
 
 LINES_MAX = 2_000  # of one trace: TLC explains that many in some seconds; the rest is left out, with a note
 ATTEMPT_LINES_MAX = 4 * LINES_MAX  # kept of one node lane before they are merged; a stay in RECOVERING has a few
 TRACES_MAX = 256  # of one call: with LINES_MAX this bounds memory whatever the journals hold
 
 _CHAIN = re.compile(r"[cs]:[0-9a-f]{16}")
-_ATTEMPTS = {"17.start": "reattach.attempt", "17": "transport.switch_failed"}
+_NOTED = {"17.start": "reattach.attempt", "17": "transport.switch_failed", "32": "ownership.lost"}
 
 
 class UnreadableJournal(Exception):
@@ -46,6 +46,8 @@ class Seen(msgspec.Struct):
     transport: Any = None
     data: Any = None
     hash: Any = None
+    boot_id: Any = None
+    mono_ms: Any = None
 
     def told(self, name: str) -> Any:
         """One field of its data, or None."""
@@ -56,9 +58,13 @@ class Seen(msgspec.Struct):
 class Trace:
     """One session's record at one end, in order. ``total`` counts its lines, also those beyond the bound.
 
-    ``silent`` says that attempts may have begun and ended without a line (their lane is not here, or was cut by a
-    restart). ``forked`` is the first sequence number that has two different records, ``missing`` the first that has
-    none. What a former owner wrote behind is a trace of its own, named ``CHAIN@TERM``, with all that led to it.
+    ``silent`` says that attempts may have begun and ended without a line (their lane is not here, lacks lines, or was
+    cut by a restart). ``forked`` is the first sequence number that has two different records, ``missing`` the first
+    that has none, ``unclaimed`` an owner's term whose beginning is not here. What a former owner wrote behind is a
+    trace of its own, named ``CHAIN@TERM``, with all that led to it.
+    ``early`` are chain and number of lines that their node had decided before it lost the session, and which come
+    after that loss here because they counted later. ``grants`` are what gateways granted of this session: the owner's
+    term by nonce and epoch.
     """
 
     chain: str
@@ -68,6 +74,20 @@ class Trace:
     silent: bool = False
     forked: int | None = None
     missing: int | None = None
+    unclaimed: int | None = None
+    early: set[tuple[str, int]] = field(default_factory=set)
+    grants: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def is_early(self, line: Seen) -> bool:
+        """Whether a ``line`` after an owner's loss was decided before it."""
+        return (line.chain, line.seq) in self.early
+
+    def granted(self, line: Seen) -> int | None:
+        """The term whose owner granted what a client's ``line`` accepts; None if that is not in the journals."""
+        if line.event != "reattach.result" or not line.chain.startswith("c:"):
+            return None
+        epoch = line.told("epoch")
+        return self.grants.get((str(line.told("nonce_id")), epoch)) if type(epoch) is int else None
 
     @property
     def cut(self) -> bool:
@@ -123,17 +143,13 @@ def _choose(files: tuple[Path, ...], session: str | None, keep: int, seed: int) 
 def _records(path: Path) -> Iterator[Seen | None]:
     """Each line's record, None for a line that has none."""
     decoder = msgspec.json.Decoder(Seen)
-    try:
-        with path.open("rb") as file:
-            while line := file.readline(LONGEST_LINE):
-                if not line.endswith(b"\n") and len(line) == LONGEST_LINE:
-                    while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                        pass
-                    yield None
-                else:
-                    yield _record(decoder, line)
-    except OSError as error:
-        raise UnreadableJournal(f"cannot read {path}: {error.strerror}; name a readable event journal") from error
+    for line in sources.read(str(path)):
+        if not isinstance(line, sources.Unreadable):
+            yield _record(decoder, line[1])
+        elif line.number:
+            yield None
+        else:  # nothing is judged by a part of a journal whose rest is damaged
+            raise UnreadableJournal(f"cannot read {path}: {line.text}; name a readable event journal")
 
 
 def _record(decoder: msgspec.json.Decoder[Seen], line: bytes) -> Seen | None:
@@ -152,6 +168,33 @@ class _Attempt:
     last: int
 
 
+@dataclass(slots=True)
+class _Lane:
+    """The numbers that were met of one lane of a node: stretches without a gap, from their first to their last."""
+
+    node: str
+    stretches: list[list[int]] = field(default_factory=list)
+
+    def put(self, seq: int) -> None:
+        """One more. Rotated journals come in any order, and a lane may be in two of them."""
+        for stretch in self.stretches:
+            if stretch[0] - 1 <= seq <= stretch[1] + 1:
+                stretch[0], stretch[1] = min(stretch[0], seq), max(stretch[1], seq)
+                return
+        if len(self.stretches) < STRETCHES_MAX:
+            self.stretches.append([seq, seq])
+
+    @property
+    def whole(self) -> bool:
+        """Whether all lines up to the last are here."""
+        end = 0
+        for first, last in sorted(self.stretches):
+            if first > end + 1:
+                return False
+            end = max(end, last)
+        return True
+
+
 class _Shelf:
     """Collects the lines of the chosen chains."""
 
@@ -159,9 +202,11 @@ class _Shelf:
         self._traces = {chain: Trace(chain) for chain in chosen}
         self._lines: dict[str, dict[int, list[Seen]]] = {chain: {} for chain in chosen}
         self._attempts: dict[str, list[_Attempt]] = {chain: [] for chain in chosen}
+        self._grants: dict[str, dict[tuple[str, int], int]] = {chain[2:]: {} for chain in chosen}
         self._last: dict[str, int] = {}
         self._nodes: set[str] = set()
         self._gaps: set[str] = set()
+        self._lanes: dict[str, _Lane] = {}
         self._limits: set[int] = set()
 
     def open(self) -> None:
@@ -170,10 +215,17 @@ class _Shelf:
 
     def put(self, record: Seen) -> None:
         """One record of whatever chain."""
+        if record.event == "reattach.result" and record.chain.startswith("s:"):
+            self._grant(record)
         if record.chain in self._traces:
             self._state_lane(record)
         elif record.chain.startswith("n:"):
             self._node_lane(record)
+
+    def _grant(self, record: Seen) -> None:
+        grants, epoch = self._grants.get(record.chain[2:]), record.told("epoch")
+        if grants is not None and len(grants) < LINES_MAX and type(epoch) is int:
+            grants.setdefault((str(record.told("nonce_id")), epoch), _term(record))
 
     def _state_lane(self, record: Seen) -> None:
         trace, lines = self._traces[record.chain], self._lines[record.chain]
@@ -190,13 +242,17 @@ class _Shelf:
     def _node_lane(self, record: Seen) -> None:
         node = str(record.node_id)
         self._nodes.add(node)
+        if record.chain in self._lanes or len(self._lanes) < LANES_MAX:
+            self._lanes.setdefault(record.chain, _Lane(node)).put(record.seq)
+        else:
+            self._gaps.add(node)
         if record.event == "audit.gap":
             self._gaps.add(node)
         if record.event == "policy.applied":
             body = record.told("body")
             recovery = body.get("recovery") if isinstance(body, dict) else None
             _note_limit(self._limits, recovery.get("max_attempts") if isinstance(recovery, dict) else None)
-        if _ATTEMPTS.get(str(record.told("row"))) == record.event:
+        if _NOTED.get(str(record.told("row"))) == record.event:
             for chain in (f"c:{record.session_uid}", f"s:{record.session_uid}"):
                 lane = self._attempts.get(chain)
                 if lane is not None and len(lane) < ATTEMPT_LINES_MAX:
@@ -204,10 +260,12 @@ class _Shelf:
 
     def traces(self) -> list[Trace]:
         """Every chosen chain with its lines in order, then the tails that were written beside it."""
+        self._gaps |= {lane.node for lane in self._lanes.values() if not lane.whole}
         found = []
         for chain, trace in self._traces.items():
             kept, tails = _branches([line for seq in sorted(self._lines[chain]) for line in self._lines[chain][seq]])
             ordered, trace.forked = _single(kept)
+            trace.unclaimed = _unclaimed(kept) if chain.startswith("s:") else None
             found.append(self._filled(trace, ordered, chain))
             for term, first, lines in tails:
                 behind, forked = _single(lines)
@@ -222,18 +280,22 @@ class _Shelf:
         restarted = chain.startswith("s:") and any(line.told("row") in _TAKEOVERS for line in ordered)
         trace.silent = restarted or not nodes <= self._nodes or bool(nodes & self._gaps)
         trace.limits |= self._limits
+        trace.grants = self._grants[chain[2:]]
         trace.missing = next(
             (n for n, line in enumerate(ordered, ordered[0].seq if ordered else 0) if n != line.seq), None
         )
-        merged = _merged(ordered, attempts)
+        merged = _merged(ordered, attempts, tail="@" in trace.chain)
         trace.total += len(merged) - len(ordered)
         trace.lines = merged[:LINES_MAX]
+        trace.early = set(_early(trace.lines))
         return trace
 
 
 _TAKEOVERS = {"8", "8.volatile", "8.same", "8.birth"}
 BRANCHES_MAX = 4  # records that share a number: the kept one, a tail's, and one more that shows a fork
 TAILS_MAX = 8  # of one session that are judged
+LANES_MAX = 4_096  # of all nodes: each process has its own; more are taken for incomplete
+STRETCHES_MAX = 64  # of one lane; what has more gaps has one
 LIMITS_MAX = 64  # each is a branch of the search at every policy and owner
 
 
@@ -285,16 +347,35 @@ def _single(lines: list[Seen]) -> tuple[list[Seen], int | None]:
     return list(single.values()), forked
 
 
+def _unclaimed(lines: list[Seen]) -> int | None:
+    """The first term that somebody acts under without a record that it began."""
+    claimed = {1, *map(_claimed, lines)}
+    return next((term for line in lines if (term := _term(line)) > 0 and term not in claimed), None)
+
+
 def _note_limit(limits: set[int], value: Any) -> None:
     if type(value) is int and 1 <= value < 1 << 16 and len(limits) <= LIMITS_MAX:
         limits.add(value)
 
 
-def _merged(ordered: list[Seen], attempts: list[_Attempt]) -> list[Seen]:
-    """The state lane with the attempts in between, each after the last line of the term and version that it names.
+def _early(lines: list[Seen]) -> Iterator[tuple[str, int]]:
+    """Lines behind a node's loss of the session that this node decided before, by its own clock."""
+    loss: Seen | None = None
+    for line in lines:
+        if line.event == "ownership.lost":
+            loss = line
+        elif loss is not None and (line.node_id, line.boot_id) == (loss.node_id, loss.boot_id):
+            decided, lost = line.mono_ms, loss.mono_ms
+            if type(decided) is int and type(lost) is int and decided <= lost:
+                yield line.chain, line.seq
+
+
+def _merged(ordered: list[Seen], attempts: list[_Attempt], *, tail: bool) -> list[Seen]:
+    """The state lane with the node's lines in between, each after the last line of the term and version that it names.
 
     If no line has them, something is wrong; then it stays where its journal has it. What names a later version of a
-    term than this trace has, while the trace goes on under another, belongs to a tail.
+    term than this trace has, while the trace goes on under another, belongs to a tail; what names a later term than a
+    tail's own belongs to those that came after it.
     """
     places = {line.seq: place for place, line in enumerate(ordered, 1)}
     versions = {
@@ -307,7 +388,7 @@ def _merged(ordered: list[Seen], attempts: list[_Attempt]) -> list[Seen]:
     for attempt in attempts:
         term, version = _term(attempt.line), attempt.line.state_version
         place = versions.get((term, version)) if type(version) is int else None
-        if place is None and term < newest:
+        if place is None and (term < newest or (tail and term > newest)):
             continue
         after.setdefault(place or places.get(attempt.last, 0), []).append(attempt.line)
     merged = list(after.get(0, ()))

@@ -54,6 +54,13 @@ def sources() -> dict[str, str]:
         raise TlcMissing(f"the specification is missing ({error.filename}); run this from a checkout") from error
 
 
+def ready() -> None:
+    """Raises TlcMissing if something that a run needs is not here."""
+    sources()
+    _java()
+    _jar()
+
+
 def run(module: str, config: str, files: Mapping[str, str], seconds: float = SECONDS, workers: int = 1) -> Outcome:
     """Check ``module`` under ``config`` with ``workers`` threads; ``files`` are all modules and configurations by name.
 

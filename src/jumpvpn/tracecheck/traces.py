@@ -37,7 +37,7 @@ class Finding:
     ``explained`` counts the events before the first that nothing explains (all, if ACCEPTED), ``lines`` those that
     were judged, ``at`` is the chain and number of that first one (None: the end is missing), ``why`` says it in words.
     ``rows`` are the table's rows of the explained events. ``note`` says what was left out, ``journal`` names the file
-    if each was judged apart.
+    if each was judged apart. ``record`` is the hash that the event at ``at`` bears, for a number may be there twice.
     """
 
     chain: str
@@ -49,6 +49,7 @@ class Finding:
     note: str = ""
     rows: tuple[str, ...] = ()
     journal: str = ""
+    record: str = ""
 
     @property
     def session(self) -> str:
@@ -122,6 +123,10 @@ def validate(
 
 def _unfit(trace: Trace) -> Finding | None:
     """The verdict on what needs no TLC."""
+    if trace.forked is not None and trace.unclaimed is not None:
+        why = f"the record with which owner epoch {trace.unclaimed} begins is not in the given journals"
+        why += f", and without it nobody can tell which of two records {trace.forked} counts: this cannot be judged"
+        return Finding(trace.chain, Verdict.MISSING, 0, len(trace.lines), f"{trace.chain}/{trace.forked}", why)
     if trace.forked is not None:
         why = f"the chain has two different records with the number {trace.forked}"
         return Finding(trace.chain, Verdict.REJECTED, 0, len(trace.lines), f"{trace.chain}/{trace.forked}", why)
@@ -181,12 +186,15 @@ class _Place:
     on: str
     row: str
     again: str
+    by: int
+    fenced: int
+    served: int
     todo: tuple[str, ...]
 
 
 def _place(text: str) -> _Place:
     values: list[Any] = [int(number) if number else word for word, number in _TOKEN.findall(text)]
-    return _Place(*[*values[:14], tuple(values[14:])])
+    return _Place(*[*values[:17], tuple(values[17:])])
 
 
 def _finding(trace: Trace, names: Names, place: _Place, *, accepted: bool) -> Finding:
@@ -197,15 +205,16 @@ def _finding(trace: Trace, names: Names, place: _Place, *, accepted: bool) -> Fi
         return Finding(trace.chain, Verdict.ACCEPTED, explained, len(trace.lines), note=note, rows=rows)
     at_end = explained == len(trace.lines)
     line = None if at_end else trace.lines[explained]
-    why = _missing(place) if line is None else f"{_event(line)}, but {_standing(place, names, line)}"
+    why = _missing(place) if line is None else f"{_event(line)}, but {_standing(place, names, line, trace)}"
     at = None if line is None else f"{_short(line.chain)}/{line.seq}"
     gap = trace.missing
-    if gap is not None and any(near.seq >= gap for near in _near(trace, explained)):
-        why = f"record {gap} is not in the given journals: what follows cannot be judged"
+    if gap is not None and (at_end or any(near.seq >= gap for near in _near(trace, explained))):
+        why = f"record {gap} is not in the given journals: line missing, so what follows cannot be judged"
         return Finding(
             trace.chain, Verdict.MISSING, explained, len(trace.lines), f"{trace.chain}/{gap}", why, note, rows
         )
-    return Finding(trace.chain, Verdict.REJECTED, explained, len(trace.lines), at, why, note, rows)
+    record = "" if line is None else _short(line.hash)
+    return Finding(trace.chain, Verdict.REJECTED, explained, len(trace.lines), at, why, note, rows, record=record)
 
 
 def _near(trace: Trace, explained: int) -> list[Seen]:
@@ -225,10 +234,12 @@ def _event(line: Seen) -> str:
     return f"record {line.seq}{lane} is {shown}"
 
 
-def _standing(place: _Place, names: Names, line: Seen) -> str:
+def _standing(place: _Place, names: Names, line: Seen, trace: Trace) -> str:
     """Where the module stands, and what it would accept."""
     if place.line == 1:
         return "a session begins with session.created: row 0, version 1, BIRTH, owner epoch 1, its role and bounds"
+    if (broken := _broken(place, names, line, trace)) is not None:
+        return broken
     if place.todo:
         return f"row {place.row} (version {place.version}, epoch {place.epoch}) has still to show {_listed(place.todo)}"
     bound = f"bound to {_short(names.known(place.bound))}" if place.bound != "none" else "no binding"
@@ -242,6 +253,27 @@ def _standing(place: _Place, names: Names, line: Seen) -> str:
     if type(line.state_version) is int and line.state_version > place.version + 1:
         return f"{where}: the versions between are missing"
     return f"{where}: no action gives this event with these values"
+
+
+def _broken(place: _Place, names: Names, line: Seen, trace: Trace) -> str | None:
+    """The rule that the event breaks whatever the table says, if it breaks one."""
+    acts, node = names.known_node(place.by), _short(line.node_id)
+    claims = line.event == "ownership.acquired" or str(line.told("row")).partition(".")[0] == "8"
+    if claims and not place.todo and line.owner_epoch == place.owner:
+        return f"owner epoch {place.owner} is {_short(acts)}'s: a change of owner takes the next one"
+    if not claims and names.node(line.node_id) != place.by:
+        return f"owner epoch {place.owner} is {_short(acts)}'s, and {node} wrote this without a change of owner"
+    if not claims and place.fenced and not trace.is_early(line):
+        return f"{_short(acts)} has lost the session (ownership.lost): only a change of owner may follow"
+    if type(line.state_version) is int and line.state_version < place.version:
+        return f"the session is at version {place.version}, and versions never go back"
+    epoch = line.told("epoch") if line.event == "reattach.result" else None
+    if type(epoch) is int and epoch < place.epoch:
+        return f"epoch {epoch} was used before: the session is at epoch {place.epoch}"
+    granted = trace.granted(line)
+    if granted is not None and granted < place.served:
+        return f"the owner of term {granted} granted it, and the client had accepted a grant of term {place.served}"
+    return None
 
 
 def _missing(place: _Place) -> str:

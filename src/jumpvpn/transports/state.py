@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from jumpvpn.policy.model import SwitchingPolicy
 from jumpvpn.transports.flap import Penalty
-from jumpvpn.values import Instant, TransportId, replace
+from jumpvpn.values import Instant, TransportId, dataclass, replace
 
 
 class Condition(Enum):

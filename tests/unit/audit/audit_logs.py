@@ -277,7 +277,8 @@ class Shared(Tale):
         session = other.session
         lost = Instant((START_MS + node.offset + lost_at) * MILLISECOND) if lost_at is not None else None
         term = term or session.owner_epoch + 1
-        changed = ev.OwnerChanged(term, found.owner, lost, proven, proven_epoch)
+        cause = ev.OwnerCause.REQUEST if lost is None else ev.OwnerCause.ORPHAN
+        changed = ev.OwnerChanged(term, found.owner, lost, proven, proven_epoch, cause)
         incumbent = session.incumbent
         assert incumbent is not None
         if session.state in (State.ATTACHED, State.VOLATILE):

@@ -111,6 +111,26 @@ def test_versions_left_out_need_the_client_s_word() -> None:
     assert "A-3" in rules(_tale_of(below))
 
 
+@pytest.mark.parametrize(
+    ("cause", "own", "text"),
+    [
+        ("restart", False, "gw2 takes the session from gw1, which no restart of its own explains"),
+        ("orphan", True, "gw2 was the owner before, so it adopts nothing (cause orphan)"),
+        ("superseded", True, "gw2 was the owner before, so it adopts nothing (cause superseded)"),
+        ("orphan", False, "the client proved to know version 5, which takes a request, and the cause is orphan"),
+        ("birth", False, "'birth' is no cause of a change of owner"),
+    ],
+)
+def test_a_cause_that_cannot_be_fails(cause: str, own: bool, text: str) -> None:
+    def forged(records: Records) -> None:
+        data = named(records, "ownership.acquired", 1)["data"]
+        data.update(cause=cause, from_node="gw2" if own else "gw1")
+
+    report = _tale_of(forged, behind=True)
+    assert text in broken(report, "EPOCH")
+    assert rules(report) == {"A-12"}
+
+
 def test_a_reset_transport_clock_fails() -> None:
     """The session was without transport before the takeover; the new owner says that it lost it just now."""
     one, two = gateway("gw1"), gateway("gw2", offset=-50_000)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from audit_logs import (
     PATH0,
     PATH1,
     Node,
+    Records,
     Shared,
     accepted,
     attached,
@@ -18,6 +20,7 @@ from audit_logs import (
     judged,
     killed_owner,
     lost,
+    rewritten,
     rules,
 )
 from typer.testing import CliRunner
@@ -198,11 +201,47 @@ def test_what_outranks_the_change_of_owner_stands_before_it_in_its_commit() -> N
     one, two, three = gateway("gw1"), gateway("gw2", offset=123), gateway("gw3", offset=-7)
     tale = Shared(one).feed(attached(), at=50).feed(ev.TransportDied(PATH0, "silence", 300), at=1_000)
     moved = tale.restored(two, tale.store(), at=20_000)
-    moved.feed(ev.RecoveryWindowPassed(), ev.OwnerChanged(2, "gw1"))
+    moved.feed(ev.RecoveryWindowPassed(), ev.OwnerChanged(2, "gw1", cause=ev.OwnerCause.ORPHAN))
     moved.restored(three, moved.store(), at=900_000).feed(ev.TransportTtlPassed())
     report = judged([*one.lines, *two.lines, *three.lines])
     assert not rules(report), report.explain()
     assert report.ownership["tails"] == 0
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_node_that_comes_back_claims_first_and_then_ends_what_ran_out_meanwhile(ended: bool) -> None:
+    one = gateway("gw1")
+    tale = Shared(one).feed(attached(), at=50)
+    tale.feed(ev.TransportDied(PATH0, "silence", 300), ev.NoCandidate(1), at=1_000)
+    found, one.at = tale.store(), 899_990
+    one.begin("r2", boot="boot-gw1")
+    claim = ev.OwnerChanged(2, "gw1", cause=ev.OwnerCause.RESTART)
+    tale.restored(one, found, at=900_000).feed(claim, *([ev.TransportTtlPassed()] if ended else []))
+    one.stop(vouch=False)
+    report = judged(one.lines)
+    assert rules(report) == (set() if ended else {"A-9"}), report.explain()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_journal_does_not_tell_of_a_cause_is_inferred(told: bool) -> None:
+    """The client comes long after the claim, as after an adoption: only the cause tells that it was a takeover."""
+    one, two = gateway("gw1"), gateway("gw2")
+    tale = Shared(one).feed(attached(), at=50)
+    moved = tale.claim(two, tale.store(), at=2_000).feed(accepted(PATH0, 2, "n-2"), at=9_000)
+    moved.feed(closed(), at=9_500)
+    two.stop(vouch=False)
+
+    def silent(records: Records) -> None:
+        for record in records:
+            if not told:
+                record["data"].pop("cause", None)
+
+    base = [line for line in one.lines if json.loads(line)["chain"] == tale.chain]
+    rest = [line for line in one.lines if line not in base]
+    report = judged([*rest, *rewritten([*base, *two.lines], silent)])
+    assert not rules(report), report.explain()
+    (session,) = (v for v in (*report.passes, *report.faults) if v.chain == tale.chain)
+    assert [owner.begun for owner in session.owners] == ["birth", "takeover" if told else "adopted"]
 
 
 def test_the_timeline_tells_the_owners(tmp_path: Path) -> None:

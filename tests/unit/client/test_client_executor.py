@@ -135,3 +135,13 @@ async def test_a_request_to_another_gateway_goes_out_on_its_path(executor: Clien
     assert [order[0] for order in plane.told] == ["begin_reattach"]
     assert plane.told[0][-1]["path"] == 1
     executor.execute(out.AbandonReattach())
+
+
+@pytest.mark.parametrize(("cause", "leaving"), [(Reason.GATEWAY_DRAIN, True), (Reason.PROBE_TIMEOUT, False)])
+async def test_only_a_gateway_that_asked_for_the_move_is_waited_for(
+    executor: ClientExecutor, plane: Plane, cause: Reason, leaving: bool
+) -> None:
+    plane.told.clear()
+    executor.execute(out.AskReattach(THERE, Epoch(2), 1, 0, cause))
+    assert plane.told[0][-1]["leaving"] is leaving
+    executor.execute(out.AbandonReattach())

@@ -37,6 +37,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "old": peers,
     "new": peers,
     "epoch": epochs,
+    "known_version": st.none() | st.integers(1, 9).map(Version),
     "peer_version": versions,
     "reason": reasons,
     "cause": reasons,
@@ -75,6 +76,8 @@ def _event(kind: type) -> st.SearchStrategy[Any]:
         fields["transport"] = st.none() | transports
     if kind is ev.ConditionMet:
         fields["cause"] = st.just("ranked")
+    if kind is ev.OwnerChanged:
+        fields["cause"] = st.sampled_from(ev.OwnerCause)
     return st.builds(kind, **fields)
 
 

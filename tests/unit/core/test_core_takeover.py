@@ -92,7 +92,7 @@ def _kinds(orders: list[Any]) -> list[str]:
 # --- takeover --------------------------------------------------------------------------------------------------------
 
 
-def test_a_proved_request_moves_the_session_and_then_binds_it(
+def test_a_proved_request_moves_and_binds_the_session_in_one_commit(
     gateways: tuple[Gateway, Gateway], record: Session
 ) -> None:
     _, gateway = gateways
@@ -100,12 +100,15 @@ def test_a_proved_request_moves_the_session_and_then_binds_it(
     session = gateway.engine.session(record.uid)
     assert session is not None
     assert (session.state, session.owner_epoch, session.epoch) == (State.ATTACHED, 2, record.epoch + 1)
-    claim, bind = gateway.commits
+    (claim,) = gateway.commits
     assert claim.shared
-    assert claim.session.binding is None
-    assert not bind.shared, "the reattach itself is the owner's own business"
+    assert claim.session.binding is not None
+    assert claim.secret == out.Secret("reattach", 7)
+    names = [event.name for event in claim.events]
+    assert names.index("ownership.acquired") < names.index("reattach.result"), names
     (acquired,) = gateway.events("ownership.acquired")
     assert (acquired.data["from_node"], acquired.data["epoch"], acquired.data["floor"]) == ("gw1", 2, 0)
+    assert acquired.data["cause"] == "request"
     assert [o.version for o in gateway.orders if isinstance(o, out.GrantReattach)] == [session.version]
 
 
@@ -268,7 +271,8 @@ def test_an_heir_believes_a_client_that_proves_to_know_more_than_the_record(
     session = heir.engine.session(record.uid)
     assert session is not None
     assert (session.state, session.owner_epoch, session.epoch) == (State.ATTACHED, 3, record.epoch + 5)
-    assert [event.data["floor"] for event in heir.events("ownership.acquired")] == [0, record.version + 40]
+    claims = [(event.data["cause"], event.data["floor"]) for event in heir.events("ownership.acquired")]
+    assert claims == [("orphan", 0), ("request", record.version + 40)]
     assert heir.commits[-1].shared
 
 
@@ -294,6 +298,7 @@ def test_a_superseded_session_ends_under_the_owner_that_knows_the_newer_one(
     gateway.records[older.uid] = older
     gateway.tell(inp.SessionRestored(older, DEVICE, "gw1", None, superseded=True))
     assert gateway.records[older.uid].reason is Reason.DEVICE_SUPERSEDED
+    assert [event.data["cause"] for event in gateway.events("ownership.acquired")] == ["restart", "superseded"]
     assert gateway.records[older.uid].owner_epoch == older.owner_epoch + 1
     assert gateway.records[record.uid].state is not State.TERMINATED
 
@@ -308,3 +313,32 @@ def test_a_draining_gateway_takes_no_session(gateways: tuple[Gateway, Gateway], 
     gateway.tell(inp.DrainWished(on=False))
     _take(gateway, record)
     assert gateway.engine.session(record.uid) is not None
+
+
+def test_a_client_that_missed_every_answer_so_far_is_never_refused_for_its_version(
+    gateways: tuple[Gateway, Gateway], record: Session
+) -> None:
+    """A gateway that is slow because all ask at once must not make them wait for a denial on top."""
+    _, gateway = gateways
+    _take(gateway, record)
+    for number in range(1, 5):
+        epoch = Epoch(record.epoch + 1 + number)
+        gateway.tell(_asked(record, uid=record.uid, request=7 + number, epoch=epoch, nonce_id=f"a{number}"))
+    granted = [order.request for order in gateway.orders if isinstance(order, out.GrantReattach)]
+    assert granted == [7, 8, 9, 10, 11]
+    assert not [order for order in gateway.orders if isinstance(order, out.RefuseReattach)]
+
+
+def test_a_client_that_has_had_an_answer_cannot_name_the_version_of_before(
+    gateways: tuple[Gateway, Gateway], record: Session
+) -> None:
+    _, gateway = gateways
+    _take(gateway, record)
+    session = gateway.engine.session(record.uid)
+    assert session is not None
+    news = {"expected_version": int(session.bound_version), "epoch": Epoch(session.epoch + 1), "nonce_id": "b1"}
+    gateway.tell(_asked(record, uid=record.uid, request=8, **news))
+    late = {"expected_version": int(record.bound_version), "epoch": Epoch(session.epoch + 2), "nonce_id": "b2"}
+    gateway.tell(_asked(record, uid=record.uid, request=9, **late))
+    assert [order.request for order in gateway.orders if isinstance(order, out.GrantReattach)] == [7, 8]
+    assert [order.request for order in gateway.orders if isinstance(order, out.RefuseReattach)] == [9]

@@ -167,13 +167,19 @@ def ttl_over() -> list[Explanation]:
     return [logged(world), logged(world, "gateway")]
 
 
-def gateway_restart() -> list[Explanation]:
+def restarted() -> World:
+    """The gateway's process is another one, just begun."""
     world = began()
     world.run(5)
     world.stop_gateway()
     world.run(0.5)
     world.start_gateway()
     world.run(0)
+    return world
+
+
+def gateway_restart() -> list[Explanation]:
+    world = restarted()
     found = [live(world, "gateway")]
     world.run(10)
     return [*found, live(world), live(world, "gateway")]
@@ -189,7 +195,8 @@ def operator_refused() -> list[Explanation]:
     return [*found, live(world)]
 
 
-def rate_limited() -> list[Explanation]:
+def spent() -> World:
+    """The client would switch a third time within the minute, which allows two."""
     world = began(rules(switching={"max_per_minute": 2, "hold_down": "0s", "failback": "never"}))
     for here in ("wlan0", "eth0"):
         world.down(here)
@@ -198,7 +205,11 @@ def rate_limited() -> list[Explanation]:
         world.run(1)
     world.down("wlan0")
     world.run(1)
-    return [live(world)]
+    return world
+
+
+def rate_limited() -> list[Explanation]:
+    return [live(spent())]
 
 
 def gateway_says_no() -> list[Explanation]:

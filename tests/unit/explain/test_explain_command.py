@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scenes import WALL_MS, began, rules
+from scenes import WALL_MS, began, restarted, rules
 
 from jumpvpn.cli import explain as command
 from jumpvpn.cli import node
@@ -25,8 +24,8 @@ from jumpvpn.cli.failures import Failure
 from jumpvpn.engine import outlook
 from jumpvpn.explain.history import NEWEST_KEPT, Collector, Wanted
 from jumpvpn.explain.records import LONGEST_LINE, parse
-from jumpvpn.runtime.control import ControlServer
 from jumpvpn.sim.world import World
+from unit.answering import answering
 
 NOW = Question("", None, None)
 
@@ -162,12 +161,7 @@ def test_the_network_whose_death_is_told_is_not_called_good(tmp_path: Path, caps
 def test_a_new_process_does_not_know_the_networks_of_the_old_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = began()
-    world.run(5)
-    world.stop_gateway()
-    world.run(0.5)
-    world.start_gateway()
-    world.run(0)
+    world = restarted()
     log = written(tmp_path, world.journals["gateway"].lines)
     command.run(Question(world.uid, None, None), None, None, log, as_json=False)
     said = capsys.readouterr().out
@@ -363,25 +357,15 @@ def test_reading_backwards_gives_the_lines_of_the_file_reversed(
 # --- a running node --------------------------------------------------------------------------------------------------
 
 
-class Node:
-    """A control socket with an ``outlook``, in a thread."""
+@contextmanager
+def foreseeing(path: Path, told: Mapping[str, Any]) -> Iterator[None]:
+    """A node at ``path`` whose ``outlook`` is ``told``."""
 
-    def __init__(self, path: Path, told: Mapping[str, Any]) -> None:
-        self._told = told
-        self._loop = asyncio.new_event_loop()
-        self._server = ControlServer(path, {"outlook": self._outlook}, {})
-        self._loop.run_until_complete(self._server.start())
-        self._thread = Thread(target=self._loop.run_forever)
-        self._thread.start()
+    async def outlook(args: Mapping[str, Any]) -> Any:
+        return {**told, "asked": args.get("session")}
 
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.close(), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
-
-    async def _outlook(self, args: Mapping[str, Any]) -> Any:
-        return {**self._told, "asked": args.get("session")}
+    with answering(path, {"outlook": outlook}):
+        yield
 
 
 @pytest.fixture
@@ -394,9 +378,8 @@ def socket(tmp_path: Path, journal: Path) -> Iterator[Path]:
     told = outlook.of_client(INCIDENT.client, "", INCIDENT.clock().boot)
     where = {"role": "client", "node": "laptop", "events_file": str(journal)}
     path = tmp_path / "c.sock"
-    running = Node(path, {**where, "time_ms": INCIDENT.clock().wall_ms, **told})
-    yield path
-    running.close()
+    with foreseeing(path, {**where, "time_ms": INCIDENT.clock().wall_ms, **told}):
+        yield path
 
 
 def test_a_running_node_tells_the_present_and_its_journal_the_causes(
@@ -443,23 +426,12 @@ def test_a_dead_nodes_journal_is_read_from_its_usual_place(
 
 
 def test_an_answer_in_another_form_is_a_node_of_another_version(tmp_path: Path) -> None:
-    strange = Node(
-        tmp_path / "s.sock",
-        {
-            "role": "client",
-            "node": "x",
-            "time_ms": WALL_MS,
-            "events_file": "/none",
-            "known": [],
-            "session": {"uid": "a"},
-        },
-    )
-    try:
-        with pytest.raises(Failure) as failure:
-            command.run(NOW, tmp_path / "s.sock", None, None, as_json=False)
-        assert "are both of one version" in str(failure.value)
-    finally:
-        strange.close()
+    strange = {
+        "role": "client", "node": "x", "time_ms": WALL_MS, "events_file": "/none", "known": [], "session": {"uid": "a"},
+    }  # fmt: skip
+    with foreseeing(tmp_path / "s.sock", strange), pytest.raises(Failure) as failure:
+        command.run(NOW, tmp_path / "s.sock", None, None, as_json=False)
+    assert "are both of one version" in str(failure.value)
 
 
 # --- what a log tells of transports ----------------------------------------------------------------------------------

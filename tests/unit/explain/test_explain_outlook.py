@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scenes import SECOND, began, facts, rules, to
+from scenes import SECOND, began, facts, rules, spent, to
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outlook
@@ -129,14 +129,7 @@ def test_an_attempt_without_evidence_comes_when_announced_and_over_the_announced
 
 
 def test_the_switch_budget_frees_when_announced() -> None:
-    world = began(rules(switching={"max_per_minute": 2, "hold_down": "0s", "failback": "never"}))
-    for here in ("wlan0", "eth0"):
-        world.down(here)
-        world.run(1)
-        world.up(here)
-        world.run(1)
-    world.down("wlan0")
-    world.run(1)
+    world = spent()
     told = facts(world)
     assert told["decision"]["rule"] == "switch_rate_limited"
     assert told["budget"] | {"frees_in_ms": 0, "frees_at_ns": 0} == {

@@ -192,5 +192,21 @@ def test_leaving_stops_first_and_then_gives_the_lease_back(kept: Kept, tmp_path:
 
 def test_a_change_of_state_is_told_with_the_next_beat(kept: Kept) -> None:
     asyncio.run(kept.keeper.join())
+    kept.keeper.seen(kept.store.told[0])
     kept.keeper.announce(Serving.DRAINING)
     assert _beat(kept).state is Serving.DRAINING
+
+
+def test_a_node_without_the_right_to_act_says_so_however_long_it_keeps_its_lease(kept: Kept, clock: Clock) -> None:
+    asyncio.run(kept.keeper.join())
+    assert [beat.state for beat in (kept.store.told[0], _beat(kept))] == [Serving.FENCED, Serving.FENCED]
+    kept.keeper.announce(Serving.DRAINING)
+    last = _beat(kept)
+    assert last.state is Serving.FENCED, "nobody may count on it yet"
+    kept.keeper.seen(last)
+    assert _beat(kept).state is Serving.DRAINING, "as it was wished"
+    clock.now += 3 * SECOND
+    kept.keeper.stop_acting()
+    asyncio.run(kept.keeper.join())
+    assert kept.store.told[-1].state is Serving.FENCED
+    assert kept.keeper.wish is Serving.DRAINING

@@ -11,6 +11,7 @@ from jumpvpn.runtime.stores.base import StoredSession
 from jumpvpn.runtime.stores.etcd.records import decode_session, encode_session
 from jumpvpn.runtime.stores.leases import Change, Listing
 from jumpvpn.runtime.stores.membership import Member, Serving, encode_member
+from jumpvpn.values import Instant
 
 ID = bytes(range(16))
 
@@ -83,6 +84,24 @@ def test_foreign_bytes_are_told_and_change_nothing(seen: Seen, name: str, value:
     assert len(seen.foreign) == 1
     assert seen.view.owners == {}
     assert seen.view.members == {}
+
+
+def test_what_never_was_a_member_s_leaves_without_a_word(seen: Seen) -> None:
+    seen.apply("held/evil", b"hello")
+    seen.apply("held/evil", None)
+    assert seen.members == []
+
+
+def test_since_when_an_owner_has_a_session_is_known_if_it_was_seen_to_come(seen: Seen) -> None:
+    name, at = LIVE + ID.hex(), Instant(7)
+    seen.view.start(Listing(1, {}), Listing(1, {name: _record("gw1", 1)}), seen.tell)
+    assert seen.view.owners[ID].since is None
+    seen.view.apply(Change(name, _record("gw2", 2), 5), seen.tell, at)
+    assert seen.view.owners[ID].since == at
+    seen.view.apply(Change(name, _record("gw2", 2), 6), seen.tell, Instant(9))
+    assert seen.view.owners[ID].since == at, "a change that keeps the owner is not its beginning"
+    seen.view.start(Listing(8, {}), Listing(8, {name: _record("gw1", 3)}), seen.tell)
+    assert seen.view.owners[ID].since is None, "it came while nobody watched"
 
 
 def test_a_listing_replaces_what_was_known(seen: Seen) -> None:

@@ -50,6 +50,13 @@ class Node:
         await self.local.close()
         await self.shared.close()
 
+    async def take(self, session_id: bytes = SESSION) -> StoredSession:
+        """Begin a takeover: what the store has is what this node's next commit compares with."""
+        stored = await self.store.load(session_id)
+        assert stored is not None
+        self.store.take(stored)
+        return stored
+
     async def in_etcd(self) -> StoredSession:
         found = await self.shared.load(SESSION)
         assert found is not None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
 from etcd_lab import Cluster
+
+from jumpvpn.runtime.stores.etcd.store import EtcdStore
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +20,11 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest_asyncio.fixture
+async def store(etcd: Cluster) -> AsyncIterator[EtcdStore]:
+    """A gateway's connection to the name space of one test."""
+    opened = await EtcdStore.open(etcd.config())
+    yield opened
+    await opened.close()

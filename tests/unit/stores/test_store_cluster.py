@@ -119,9 +119,7 @@ async def test_at_start_only_what_the_node_still_owns_stays_in_its_file(etcd: Cl
     async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
         await first.store.commit(owned(1))
         await first.store.commit(owned(2))
-        stored = await second.store.load(SESSION)
-        assert stored is not None
-        second.store.take(stored)
+        await second.take()
         assert await second.store.commit(owned(3, "gw2", 2, expected_version=1)) is COMMITTED
         await first.kill()
         await first.start()
@@ -136,9 +134,7 @@ async def test_a_takeover_beats_what_the_owner_had_not_sent(etcd: Cluster, tmp_p
         await first.store.commit(owned(1))
         await first.store.commit(owned(2, lines=(b"a", b"b")))
         await first.store.commit(owned(3, lines=(b"c",)))
-        stored = await second.store.load(SESSION)
-        assert stored is not None
-        second.store.take(stored)
+        stored = await second.take()
         reads = second.shared.client.traffic.reads
         taking = owned(9, "gw2", 2, expected_version=stored.version)
         assert await second.store.commit(taking) is COMMITTED
@@ -161,9 +157,7 @@ async def test_the_old_owners_shared_commit_loses_too(etcd: Cluster, tmp_path: P
     async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
         await first.store.commit(owned(1))
         await first.store.commit(owned(2))
-        stored = await second.store.load(SESSION)
-        assert stored is not None
-        second.store.take(stored)
+        await second.take()
         assert await second.store.commit(owned(2, "gw2", 2)) is COMMITTED
         assert await first.store.commit(owned(3, state=TERMINATED)) is CONFLICT
         assert (await second.in_etcd()).owner == "gw2"
@@ -174,9 +168,7 @@ async def test_of_twenty_simultaneous_takers_exactly_one_wins(etcd: Cluster, tmp
         await all_nodes[0].store.commit(owned(1, "gone"))
 
         async def take(node: Node) -> CommitResult:
-            stored = await node.store.load(SESSION)
-            assert stored is not None
-            node.store.take(stored)
+            await node.take()
             return await node.store.commit(owned(2, node.config.node, 2))
 
         results = await asyncio.gather(*(take(node) for node in all_nodes))
@@ -184,9 +176,7 @@ async def test_of_twenty_simultaneous_takers_exactly_one_wins(etcd: Cluster, tmp
         winner = all_nodes[results.index(COMMITTED)]
         assert (await winner.in_etcd()).owner == winner.config.node
         loser = all_nodes[results.index(CONFLICT)]
-        stored = await loser.store.load(SESSION)
-        assert stored is not None
-        loser.store.take(stored)
+        await loser.take()
         assert await loser.store.commit(owned(3, loser.config.node, 3)) is COMMITTED, "a loser starts from nothing"
 
 
@@ -211,9 +201,7 @@ async def test_one_session_that_was_taken_does_not_stop_the_batch(etcd: Cluster,
         for identifier in identifiers:
             await first.store.commit(owned(1, session_id=identifier))
             await first.store.commit(owned(2, session_id=identifier))
-        stored = await second.store.load(identifiers[2])
-        assert stored is not None
-        second.store.take(stored)
+        await second.take(identifiers[2])
         await second.store.commit(owned(2, "gw2", 2, session_id=identifiers[2]))
         first.run()
         await flushed(first)
@@ -253,9 +241,7 @@ async def test_flushes_and_shared_commits_of_one_session_do_not_hurt_each_other(
 async def test_taking_without_a_commit_leaves_nothing(etcd: Cluster, tmp_path: Path) -> None:
     async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
         await first.store.commit(owned(1))
-        stored = await second.store.load(SESSION)
-        assert stored is not None
-        second.store.take(stored)
+        stored = await second.take()
         assert await second.store.forget(SESSION) == 0
         assert await second.store.load(SESSION) == stored
         assert await first.store.commit(owned(2, shared=True)) is COMMITTED

@@ -184,7 +184,8 @@ async def test_lines_that_a_crash_kept_out_of_the_file_are_fetched_at_the_next_s
         await node.shared.commit(owned(2, lines=(b"only in etcd\n",)))
         await node.kill()
         await node.start()
-        assert [line for _, line in await node.store.outbox()] == [b"only in etcd\n"]
+        told = [line for _, line in await node.store.outbox()]
+        assert told == [b"line 1\n", b"only in etcd\n"], "what the store had not forgotten yet comes again"
         assert await node.lines_in_etcd() == []
         (found,) = await node.store.load_owned("gw1")
         assert found.version == 2
@@ -218,6 +219,24 @@ async def test_a_node_that_has_its_lease_anew_goes_on_with_what_it_holds(etcd: C
             b"line 2\n",
             b"line 3\n",
         ]
+
+
+async def test_an_own_session_that_was_taken_up_and_let_go_again_is_still_in_the_file(
+    etcd: Cluster, tmp_path: Path
+) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (node, other):
+        await node.store.commit(owned(1))
+        await node.store.commit(owned(2))
+        await node.kill()
+        await node.start()
+        for each in (node, other):
+            found = await each.store.load(SESSION)
+            assert found is not None
+            assert found.version == 1
+            each.store.take(found)
+            await each.store.forget(SESSION)
+        (kept,) = await node.store.load_owned("gw1")
+        assert kept.version == 2, "what the store did not have yet"
 
 
 async def test_what_was_unknown_when_the_lease_ended_is_known_after_the_next_listing(

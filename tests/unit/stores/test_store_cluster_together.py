@@ -41,9 +41,7 @@ async def born(node: Node, owner: str = "gone") -> None:
 
 async def taking(node: Node) -> list[Write]:
     """The owner changes of all of them, ready to be committed by ``node``."""
-    for stored in await asyncio.gather(*map(node.store.load, SESSIONS)):
-        assert stored is not None
-        node.store.take(stored)
+    await asyncio.gather(*map(node.take, SESSIONS))
     return [owned(2, node.config.node, 2, session_id=session_id) for session_id in SESSIONS]
 
 

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import store_writes
 
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.journal import Journal, JournalFailed, export_outbox, read_lines
-from jumpvpn.runtime.stores.base import CommitResult, Store, StoreUnavailable, Write
+from jumpvpn.runtime.stores.base import CommitResult, Store, StoreUnavailable
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.memory_cluster import MemoryCluster
 from jumpvpn.runtime.stores.sqlite import SqliteStore
 
-SESSION = bytes(range(16))
+SESSION = bytes(range(16))  # a store takes any bytes
 DEVICE = b"d" * 32
-
-
-def a_write(version: int = 1, **changes: object) -> Write:
-    values: dict[str, object] = {
-        "session_id": SESSION,
-        "expected_version": version - 1 or None,
-        "version": version,
-        "state": "ATTACHED",
-        "epoch": version,
-        "body": b"body %d" % version,
-        "sealed": b"sealed %d" % version,
-        "chain": "s:aa",
-        "seq": version,
-        "head": f"{version:064d}",
-        "lines": (b"line %d\n" % version,),
-        "device": None,
-        "write_id": f"w{version}",
-    }
-    return Write(**{**values, **changes})  # type: ignore[arg-type]
+a_write = partial(store_writes.a_write, session_id=SESSION)
 
 
 async def _opened(kind: str, request: pytest.FixtureRequest, folder: Path) -> Store:

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 from etcd_lab import Cluster, Proxy, before_each_change, compact, put
+from store_writes import SESSION, a_write
 
-from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, ForeignRecord, StoreUnavailable, Write
+from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, ForeignRecord, StoreUnavailable
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
 from jumpvpn.runtime.stores.etcd.client import TXN
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
@@ -20,28 +21,8 @@ from jumpvpn.runtime.stores.etcd.records import Names
 from jumpvpn.runtime.stores.etcd.remembered import Remembered
 from jumpvpn.runtime.stores.etcd.store import LONGEST_COMMIT, LONGEST_RECORD, EtcdStore
 
-SESSION = b"s" * 16
 SECRET = b"never to be shown"
 QUICK = {"timeout_ms": 2_000, "attempt_ms": 700}
-
-
-def a_write(version: int = 1, **changes: object) -> Write:
-    values: dict[str, object] = {
-        "session_id": SESSION,
-        "expected_version": version - 1 or None,
-        "version": version,
-        "state": "ATTACHED",
-        "epoch": version,
-        "body": b"body",
-        "sealed": SECRET,
-        "chain": "s:aa",
-        "seq": version,
-        "head": "h",
-        "lines": (b"line %d\n" % version,),
-        "device": None,
-        "write_id": f"w{version}",
-    }
-    return Write(**{**values, **changes})  # type: ignore[arg-type]
 
 
 async def lines_of(store: EtcdStore) -> list[bytes]:
@@ -341,7 +322,7 @@ async def test_a_full_store_is_unavailable_and_still_reads_and_forgets(tmp_path:
 def test_nothing_secret_is_shown(etcd: Cluster) -> None:
     config: EtcdConfig = etcd.config()
     key = config.key.read_text()
-    write = a_write()
+    write = a_write(sealed=SECRET)
     for shown in (repr(config), repr(write), repr(write.stored_over(None))):
         assert SECRET.decode() not in shown
         assert key.splitlines()[1] not in shown

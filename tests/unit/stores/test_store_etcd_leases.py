@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-import pytest_asyncio
 from etcd_lab import Cluster, Proxy, before_each_change, compact
 from store_writes import SESSION, owned
 
@@ -21,13 +20,6 @@ from jumpvpn.values import Instant
 
 SECOND = 1_000_000_000
 Kind = TypeVar("Kind")
-
-
-@pytest_asyncio.fixture
-async def store(etcd: Cluster) -> AsyncIterator[EtcdStore]:
-    opened = await EtcdStore.open(etcd.config())
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import pytest_asyncio
 from etcd_lab import Cluster, put
 
 from jumpvpn.runtime.stores.base import ForeignRecord, StoreUnavailable
@@ -34,13 +32,6 @@ KEY = bytes(range(32))
 
 def device(number: int) -> bytes:
     return number.to_bytes(32, "big")
-
-
-@pytest_asyncio.fixture
-async def store(etcd: Cluster) -> AsyncIterator[EtcdStore]:
-    opened = await EtcdStore.open(etcd.config())
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import sqlite3
@@ -11,14 +10,14 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from store_writes import SESSION, a_write
 
 from jumpvpn.runtime.stores.base import CommitResult, StoreUnavailable, Write
 from jumpvpn.runtime.stores.sqlite import SqliteStore
-
-SESSION = b"s" * 16
 
 # Commits forever; each unit carries its own number in every part, so a torn one shows.
 WRITER = """
@@ -44,24 +43,6 @@ asyncio.run(main())
 """
 
 
-def a_write(version: int = 1) -> Write:
-    return Write(
-        session_id=SESSION,
-        expected_version=version - 1 or None,
-        version=version,
-        state="ATTACHED",
-        epoch=1,
-        body=b"b",
-        sealed=b"k" * 32,
-        chain="s:a",
-        seq=1,
-        head="h",
-        lines=(b"line\n",),
-        device=None,
-        write_id=str(version),
-    )
-
-
 async def test_records_and_outbox_survive_a_restart(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "s.db")
     await store.commit(a_write())
@@ -69,7 +50,7 @@ async def test_records_and_outbox_survive_a_restart(tmp_path: Path) -> None:
     await store.close()
     store = await SqliteStore.open(tmp_path / "s.db")
     assert [s.session_id for s in await store.load_all()] == [SESSION]
-    assert [line for _, line in await store.outbox()] == [b"line\n"]
+    assert [line for _, line in await store.outbox()] == [b"line 1\n"]
     await store.close()
 
 
@@ -182,7 +163,7 @@ async def test_a_file_of_the_first_schema_keeps_working(tmp_path: Path) -> None:
         assert [line for _, line in await store.outbox()] == [b"a"]
         await store.close()
     store = await SqliteStore.open(path)
-    assert await store.commit(dataclasses.replace(a_write(2), owner="gw1", term=1)) is CommitResult.COMMITTED
+    assert await store.commit(a_write(2, owner="gw1", term=1)) is CommitResult.COMMITTED
     changed = await store.load(SESSION)
     assert changed is not None
     assert (changed.owner, changed.term) == ("gw1", 1)
@@ -192,11 +173,11 @@ async def test_a_file_of_the_first_schema_keeps_working(tmp_path: Path) -> None:
 async def test_adopting_puts_records_as_they_are_in_one_transaction(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "s.db")
     await store.commit(a_write(1))
-    later = dataclasses.replace(a_write(9), owner="gw2", term=3).stored_over(None)
-    other = dataclasses.replace(later, session_id=b"o" * 16)
+    later = a_write(9, owner="gw2", term=3).stored_over(None)
+    other = replace(later, session_id=b"o" * 16)
     await store.adopt([later, other], [b"x\n"])
     assert await store.load_many([SESSION, b"n" * 16, b"o" * 16]) == [later, other]
-    assert [line for _, line in await store.outbox()] == [b"line\n", b"x\n"]
+    assert [line for _, line in await store.outbox()] == [b"line 1\n", b"x\n"]
     assert store.last_line == 2
     await store.adopt(gone=[SESSION])
     assert await store.load(SESSION) is None
@@ -220,7 +201,7 @@ async def test_a_full_disk_fails_the_commit_and_leaves_the_record(tmp_path: Path
     store = await SqliteStore.open(tmp_path / "s.db")
     await store.commit(a_write(1))
     await store._run(lambda: store._db.execute("PRAGMA max_page_count = 8").fetchall())
-    huge = Write(**{**{f: getattr(a_write(2), f) for f in Write.__slots__}, "body": b"x" * 100_000})
+    huge = a_write(2, body=b"x" * 100_000)
     with pytest.raises(StoreUnavailable, match="full"):
         await store.commit(huge)
     found = await store.load(SESSION)
@@ -234,8 +215,8 @@ async def test_commits_that_wait_together_share_a_transaction(tmp_path: Path) ->
     store = await SqliteStore.open(tmp_path / "s.db")
     statements: list[str] = []
     await store._run(lambda: store._db.set_trace_callback(statements.append))
-    writes = [dataclasses.replace(a_write(), session_id=bytes([n]) * 16) for n in range(50)]
-    conflict = dataclasses.replace(a_write(3), session_id=b"c" * 16)
+    writes = [a_write(session_id=bytes([n]) * 16) for n in range(50)]
+    conflict = a_write(3, session_id=b"c" * 16)
     results = await _all_at_once(store, [*writes, conflict])
     assert results == [*[CommitResult.COMMITTED] * 50, CommitResult.CONFLICT]
     assert statements.count("COMMIT") == 1
@@ -247,8 +228,8 @@ async def test_commits_that_wait_together_share_a_transaction(tmp_path: Path) ->
 async def test_of_commits_that_wait_together_each_fails_alone(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "s.db")
     await store._run(lambda: store._db.execute("PRAGMA max_page_count = 40").fetchall())
-    writes = [dataclasses.replace(a_write(), session_id=bytes([n]) * 16) for n in range(6)]
-    huge = dataclasses.replace(a_write(), session_id=b"h" * 16, body=b"x" * 400_000)
+    writes = [a_write(session_id=bytes([n]) * 16) for n in range(6)]
+    huge = a_write(session_id=b"h" * 16, body=b"x" * 400_000)
     results = await _all_at_once(store, [*writes[:3], huge, *writes[3:]])
     failed = results.pop(3)
     assert isinstance(failed, StoreUnavailable)
@@ -286,7 +267,7 @@ async def test_more_commits_than_fit_in_a_transaction_are_all_answered_before_th
     tmp_path: Path,
 ) -> None:
     store = await SqliteStore.open(tmp_path / "s.db")
-    writes = [dataclasses.replace(a_write(), session_id=n.to_bytes(16, "big")) for n in range(600)]
+    writes = [a_write(session_id=n.to_bytes(16, "big")) for n in range(600)]
     tasks = [asyncio.create_task(store.commit(write)) for write in writes]
     await asyncio.sleep(0)
     for task in tasks[::7]:

@@ -12,6 +12,8 @@ from transcripts import read
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Role, State
+from jumpvpn.sim.cluster.run import UNJUDGED
+from jumpvpn.sim.cluster.run import play as play_cluster
 from jumpvpn.sim.run import Run
 from jumpvpn.tracecheck import Verdict, validate
 from jumpvpn.tracecheck.journals import LINES_MAX
@@ -20,6 +22,7 @@ from jumpvpn.values import HOUR
 
 ROOT = Path(__file__).parents[3]
 SEEDS = range(7000, 7010)
+CLUSTERS = range(30)
 
 
 def _mutating_rows() -> set[str]:
@@ -56,6 +59,21 @@ def test_seeds_of_the_simulation_are_explained(tmp_path: Path) -> None:
     report = validate(files, each=True)
     assert report.accepted, [f"{finding.journal}: {finding.why}" for finding in report.findings]
     assert len(report.findings) >= len(SEEDS)
+
+
+def test_seeds_of_simulated_clusters_are_explained_with_all_journals_together(tmp_path: Path) -> None:
+    files = []
+    for seed in CLUSTERS:
+        outcome = play_cluster(seed)
+        assert outcome.failure is None
+        if not outcome.notes[UNJUDGED]:
+            files.append(
+                write(tmp_path / f"{seed}.jsonl", [line for side in outcome.journals.values() for line in side])
+            )
+    report = validate(files, each=True)
+    assert report.accepted, [f"{finding.journal}: {finding.why}" for finding in report.rejected]
+    assert {"8", "16", "32"} <= {row for finding in report.findings for row in finding.rows}
+    assert any("@" in finding.chain for finding in report.findings)
 
 
 def test_a_long_record_is_judged_up_to_the_bound_and_says_so(tmp_path: Path) -> None:

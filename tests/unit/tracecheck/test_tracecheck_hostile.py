@@ -29,7 +29,8 @@ DATA = ("row", "epoch", "nonce_id", "status", "attempt", "attempts", "bounds", "
 _STRING = r'"[A-Za-z0-9_.?]{0,48}"'
 _LINE = re.compile(
     rf"\[(?:(?:event|row|from|to|reason|lane|transport|away|here|kind) \|-> {_STRING}, "
-    rf"|(?:version|owner|gen|epoch|attempts|limit|floor|nonce) \|-> -?\d{{1,10}}, |lost \|-> (?:TRUE|FALSE), )+"
+    rf"|(?:version|owner|gen|epoch|attempts|limit|floor|granted|node|nonce) \|-> -?\d{{1,10}}, "
+    r"|(?:early|lost) \|-> (?:TRUE|FALSE), )+"
     r"episode \|-> (?:TRUE|FALSE)\],?>*\]?,?"
 )
 

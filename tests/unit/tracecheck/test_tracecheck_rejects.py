@@ -118,7 +118,7 @@ FAULTS = [
     Fault("row swapped", client_story, changed(CHANGE, "16.client", "data", "row", to="16.client.same")),
     Fault("row unknown", client_story, changed(CHANGE, "3", "data", "row", to="99")),
     Fault("epoch repeated", client_story, changed("reattach.result", "16.client", "data", "epoch", to=2, nth=1),
-          "still to show"),
+          "epoch 2 was used before"),
     Fault("binding of an old epoch", client_story,
           changed(CHANGE, "16.client", "transport", "binding_gen", to=1)),
     Fault("rekey to an old epoch", client_story, changed("key.rotated", "36", "data", "key_epoch", to=3)),

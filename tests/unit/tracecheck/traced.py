@@ -172,14 +172,29 @@ def owners_story() -> tuple[Tape, Tape, Tape]:
     one = Tape(Role.GATEWAY).reach(State.ATTACHED)
     found = one.stored()
     one.feed(_request(ETH, 2, "b1"), wait=SECOND)
-    claim = ev.OwnerChanged(2, "gateway", None, int(one.session.version), 2)
+    claim = ev.OwnerChanged(2, "gateway", None, int(one.session.version), 2, ev.OwnerCause.REQUEST)
     two = one.taken("gw2", found, claim, wait=SECOND)
     two.feed(_request(WLAN, 3, "b2"), wait=MILLISECOND)
     two.feed(ev.InstabilitySeen(WLAN, Reason.PROBE_TIMEOUT), wait=SECOND)
-    three = two.taken("gw3", two.stored(), ev.OwnerChanged(3, "gw2", Instant(two.now)), wait=20 * SECOND)
+    adoption = ev.OwnerChanged(3, "gw2", Instant(two.now), cause=ev.OwnerCause.ORPHAN)
+    three = two.taken("gw3", two.stored(), adoption, wait=20 * SECOND)
     two.feed(ev.TransportDied(WLAN, "silence"), wait=SECOND)
     three.feed(_request(ETH, 4, "b3"), wait=SECOND)
     return one, two, three.feed(ev.CloseRequested(Reason.PEER_CLOSED), wait=SECOND)
+
+
+def fenced_story() -> tuple[Tape, Tape, Tape]:
+    """A client and two gateways: the first switches it once, is replaced by the second, and hears of that."""
+    one = Tape(Role.GATEWAY).reach(State.ATTACHED).feed(_request(ETH, 2, "b1"), wait=SECOND)
+    claim = ev.OwnerChanged(2, "gateway", None, 0, 2, ev.OwnerCause.REQUEST)
+    two = one.taken("gw2", one.stored(), claim, wait=SECOND).feed(_request(WLAN, 3, "b2"), wait=MILLISECOND)
+    one.feed(ev.LeaseLost(1), wait=2 * SECOND)
+    client = Tape().reach(State.ATTACHED)
+    for transport, epoch, nonce in ((ETH, 2, "b1"), (WLAN, 3, "b2")):
+        client.feed(ev.TransportDied(WLAN if transport == ETH else ETH, "silence"), wait=SECOND)
+        client.feed(_try(client, transport), wait=MILLISECOND)
+        client.feed(ev.ReattachCommitted(transport, PEER, Epoch(epoch), Version(9), nonce), wait=MILLISECOND)
+    return client, one, two
 
 
 def gateway_story() -> Tape:

@@ -49,8 +49,14 @@ def begin(track: Track, record: Record, tolerance: int) -> None:
 
 
 def first_row(track: Track, record: Record, event: str, rank: dict[str, int]) -> None:
-    """The first row of a commit that comes after a deadline: that deadline's own, or one of a higher-ranking input."""
+    """The first row of a commit that comes after a deadline: that deadline's own, or one of a higher-ranking input.
+
+    A new owner's claim comes before everything, because whatever it does it does as the owner; the deadline's row
+    follows in the same commit, as ``end`` sees to.
+    """
     name, track.overdue = track.overdue, ""
+    if track.lapsed:
+        return
     mine, due = rank.get(event), rank.get(_EVENTS[name])
     if mine is not None and due is not None and mine > due:
         text = (

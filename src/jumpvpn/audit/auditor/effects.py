@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import inf
 
 from jumpvpn.audit.auditor import clocks
+from jumpvpn.audit.auditor.owners import wrong_cause
 from jumpvpn.audit.auditor.records import Record
 from jumpvpn.audit.auditor.rules import Docket, Rule
 from jumpvpn.audit.auditor.track import NONCES_MAX, Track
@@ -202,6 +203,9 @@ def _acquired(track: Track, record: Record) -> None:
         track.fail(Rule.EPOCH, record.seq, f"acquired epoch {record.data.epoch}, written under {record.owner_epoch}")
     if row is None or row.event != _OWNER_CHANGED:
         return
+    wrong = wrong_cause(record)
+    if wrong is not None:
+        track.fail(Rule.EPOCH, record.seq, wrong)
     _versions_left_out(track, record)
     if track.state == "ATTACHED":
         track.fail(Rule.EPOCH, record.seq, "a new owner inherits ATTACHED")

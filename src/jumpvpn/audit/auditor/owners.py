@@ -21,7 +21,8 @@ ACQUIRED = "ownership.acquired"
 CLAIMS_MAX = 1 << 20  # changes of owner in all logs together, of some 200 bytes each
 TENURES_MAX = 1024  # of one session: the newest and the first are told
 _AT_ONCE_MS = 2_000  # a takeover's request is answered in the commit behind it; who adopts waits for the client
-_BY_THE_NEXT = ("", "takeover", "adopted", "restart")  # a drain or the end of a lease says more
+_BEGUN = {"request": "takeover", "orphan": "adopted", "superseded": "superseded", "restart": "restart"}  # by cause
+_BY_THE_NEXT = ("", *_BEGUN.values())  # a drain or the end of a lease says more
 _RESULT = "reattach.result"
 _MARK = b'"ownership.acquired"'
 
@@ -49,9 +50,10 @@ class Claim(NamedTuple):
 class Tenure:
     """One owner's time: versions and wall-clock times (Unix ms) of its first and last record, and how it ended.
 
-    ``begun`` is birth, takeover, adopted or restart; ``ended`` is takeover, drain, lease, adopted, restart, terminated
-    or "" while it lasts. ``behind`` counts records that the next owner did not know, ``unknown`` the versions of this
-    owner that no record tells. ``since`` is the boot clock (ms) of its first record.
+    ``begun`` is birth, takeover, adopted, superseded or restart; ``ended`` is takeover, drain, lease, adopted,
+    superseded, restart, terminated or "" while it lasts. ``behind`` counts records that the next owner did not know,
+    ``unknown`` the versions of this owner that no record tells. ``since`` is the boot clock (ms) of its first record;
+    ``told`` says that a record gave the cause, so that it need not be guessed.
     """
 
     node: str
@@ -65,6 +67,7 @@ class Tenure:
     behind: int = 0
     unknown: int = 0
     since: int = 0
+    told: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """One object."""
@@ -89,19 +92,42 @@ def follow(tenures: list[Tenure], record: Record, former: Node | None) -> None:
         if len(tenures) > 1:
             _begun(tenures, "adopted")
     now.last_version, now.to_ms = max(now.last_version, record.state_version), record.time_ms
-    if record.event == ACQUIRED and len(tenures) > 1 and record.data.from_node in (None, "", record.node_id):
-        _begun(tenures, "restart")
-    elif _by_request(now, record):
+    if record.event == ACQUIRED and len(tenures) > 1:
+        _begun(tenures, _BEGUN.get(record.data.cause or "") or _guessed(record))
+        now.told = record.data.cause is not None
+    elif record.event == _RESULT and not now.told and _in_time(now, record):
         _begun(tenures, "takeover")
     elif record.state == "TERMINATED":
         now.ended = "terminated"
 
 
-def _by_request(tenure: Tenure, record: Record) -> bool:
-    """Whether the record shows that the client's request brought this owner."""
-    if record.event == ACQUIRED:
-        return bool(record.data.floor)
-    return record.event == _RESULT and tenure.begun == "adopted" and record.mono_ms - tenure.since <= _AT_ONCE_MS
+def wrong_cause(record: Record) -> str | None:
+    """What contradicts the cause that an ``ownership.acquired`` of a change of owner gives; None if nothing does."""
+    cause, former, floor = record.data.cause, record.data.from_node or record.node_id, record.data.floor
+    own = former == record.node_id
+    if cause is None:  # of a version that did not tell
+        return None
+    if cause not in _BEGUN:
+        return f"{cause!r} is no cause of a change of owner"
+    if cause == "restart" and not own:
+        return f"{record.node_id} takes the session from {former}, which no restart of its own explains"
+    if cause in ("orphan", "superseded") and own:
+        return f"{record.node_id} was the owner before, so it adopts nothing (cause {cause})"
+    if floor and cause != "request":
+        return f"the client proved to know version {floor}, which takes a request, and the cause is {cause}"
+    return None
+
+
+def _guessed(record: Record) -> str:
+    """How an owner began whose ``ownership.acquired`` names no cause."""
+    if record.data.from_node in (None, "", record.node_id):
+        return "restart"
+    return "takeover" if record.data.floor else "adopted"
+
+
+def _in_time(tenure: Tenure, record: Record) -> bool:
+    """Whether the request that ``record`` answers may have brought this owner, which names no cause."""
+    return tenure.begun == "adopted" and record.mono_ms - tenure.since <= _AT_ONCE_MS
 
 
 def _begun(tenures: list[Tenure], how: str) -> None:

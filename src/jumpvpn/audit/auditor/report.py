@@ -17,7 +17,7 @@ OWNERSHIP = ("takeovers", "adoptions", "restarts", "tails", "tail_records", "unk
 PASSES_KEPT = 1_000  # verdicts that say nothing but PASS; the rest is counted
 FAULTS_KEPT = 10_000  # other verdicts; the rest is counted too
 UNREADABLE_KEPT = 100
-_BEGUN = {"takeover": "takeovers", "adopted": "adoptions", "restart": "restarts"}
+_BEGUN = {"takeover": "takeovers", "adopted": "adoptions", "superseded": "adoptions", "restart": "restarts"}
 _NO_ANCHOR = (
     "the checkpoints' keys were taken from the log itself: give the key kept off-host (--checkpoints) to exclude that "
     "the whole log was replaced"

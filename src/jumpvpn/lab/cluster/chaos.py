@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jumpvpn.lab.cluster.scenario import FIXED, Scenario, random_scenario
+from jumpvpn.lab.cluster.scenario import STORIES, Scenario, random_scenario
 from jumpvpn.lab.cluster.trial import Outcome, run
 from jumpvpn.lab.errors import LabError
 from jumpvpn.lab.traffic.pacing import boot_ns
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(summary(outcomes), indent=2))
     else:
-        print(f"{len(outcomes)} stories, {sum(len(o.steps) for o in outcomes)} harms, {len(bad)} broke a promise")
+        counts = f"{len(outcomes)} stories, {sum(len(o.steps) for o in outcomes)} harms"
+        print(f"{counts}, {sum(o.traces.judged for o in outcomes)} traces judged by TLC, {len(bad)} broke a promise")
     return 1 if bad or not outcomes else 0
 
 
@@ -44,6 +45,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "ok": all(outcome.ok for outcome in outcomes) and bool(outcomes),
         "stories": len(outcomes),
+        "traces": sum(outcome.traces.judged for outcome in outcomes),
         "harms": sum(len(outcome.steps) for outcome in outcomes),
         "failed": [outcome.scenario.name for outcome in outcomes if not outcome.ok],
         "outcomes": [outcome.document() for outcome in outcomes],
@@ -63,7 +65,8 @@ async def _campaign(stories: Sequence[Scenario], options: argparse.Namespace, ou
         keep = options.output / story.name
         outcome = await run(story, lambda words: _say(f"    {words}"), keep)
         outcomes.append(outcome)
-        _say(f"    {'held' if outcome.ok else 'BROKEN'} in {outcome.seconds:.0f} s, owners {' '.join(outcome.owners)}")
+        said = f"{'held' if outcome.ok else 'BROKEN'} in {outcome.seconds:.0f} s"
+        _say(f"    {said}, owners {' '.join(outcome.owners)}, {outcome.traces.judged} traces judged")
         if not outcome.ok:
             _say("\n".join(f"    {line}" for line in outcome.explain().splitlines()))
             _say(f'    what it left: {keep}; again with: make chaos ARGS="{_again(story)}"')
@@ -71,7 +74,7 @@ async def _campaign(stories: Sequence[Scenario], options: argparse.Namespace, ou
 
 def _stories(options: argparse.Namespace) -> list[Scenario]:
     if options.story:
-        known = {story.name: story for story in FIXED}
+        known = {story.name: story for story in STORIES}
         if unknown := [name for name in options.story if name not in known]:
             raise LabError(f"no story is called {unknown[0]!r}; there are {', '.join(known)}")
         return [known[name] for name in options.story]
@@ -81,7 +84,7 @@ def _stories(options: argparse.Namespace) -> list[Scenario]:
 
 
 def _again(story: Scenario) -> str:
-    return f"--story {story.name}" if story in FIXED else f"--seed {story.seed}"
+    return f"--story {story.name}" if story in STORIES else f"--seed {story.seed}"
 
 
 def _say(words: str) -> None:

@@ -130,16 +130,16 @@ def _faults_between(old: StoreChange, new: StoreChange) -> list[str]:
 
 def linearizable(operations: Sequence[Operation], initial: int = 0) -> bool:
     """Whether the operations on one register, beginning at `initial`, have an order that explains them all."""
-    todo = sorted(operations, key=lambda operation: operation.invoked_ns)
-    everything = (1 << len(todo)) - 1
-    certain = sum(1 << index for index, operation in enumerate(todo) if operation.returned_ns is not None)
+    called = sorted(operations, key=lambda operation: operation.invoked_ns)
+    everything = (1 << len(called)) - 1
+    certain = sum(1 << index for index, operation in enumerate(called) if operation.returned_ns is not None)
     stack, seen = [(0, initial)], {(0, initial)}
     while stack:
         done, value = stack.pop()
         if done & certain == certain:
             return True
-        for index in _minimal(todo, everything & ~done):
-            operation = todo[index]
+        for index in _minimal(called, everything & ~done):
+            operation = called[index]
             after = _applied(operation, value)
             following = (done | 1 << index, after if after is not None else value)
             if after is not None and following not in seen:

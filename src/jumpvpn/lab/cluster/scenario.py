@@ -180,6 +180,17 @@ FIXED: tuple[Scenario, ...] = (
     ),
 )
 
+# An owner switches its client's network while it cannot reach the store, loses its lease, and dies before it can write:
+# the next owner begins behind its client, and what is missing is in the dead owner's journal only.
+UNWRITTEN = _story(
+    "owner_killed_with_a_switch_unwritten",
+    Step("cut_store", "gw1", 9.0),
+    Step("lose_uplink", "wifi", 4.0, after=0.5),
+    Step("kill_gateway", "gw1", 4.0, after=6.0),
+    lease=USUAL_LEASE,
+)
+STORIES: tuple[Scenario, ...] = (*FIXED, UNWRITTEN)
+
 # How often a random story does what, in parts; the heavier kinds of harm come less often.
 _WEIGHTS: Mapping[str, int] = {
     "kill_gateway": 6,

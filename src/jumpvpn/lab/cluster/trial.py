@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -16,6 +17,7 @@ from jumpvpn.lab.cluster.lab import ClusterLab
 from jumpvpn.lab.cluster.scenario import Scenario
 from jumpvpn.lab.cluster.stage import Done, Stage
 from jumpvpn.lab.cluster.topology import Shape
+from jumpvpn.lab.cluster.traces import Traces, demand_tlc, judged
 from jumpvpn.lab.errors import LabError
 from jumpvpn.lab.incidents import AFTERMATH_NS, IN_FLIGHT_NS
 from jumpvpn.lab.traffic.pacing import boot_ns
@@ -37,6 +39,8 @@ class Outcome:
     undelivered_ms: dict[str, float] = field(default_factory=dict)
     owners: list[str] = field(default_factory=list)
     births: int = 0
+    sessions: tuple[str, ...] = ()
+    traces: Traces = Traces(0, 0, ())
     seconds: float = 0.0
 
     @property
@@ -53,7 +57,8 @@ class Outcome:
         return {
             "scenario": self.scenario.name, "seed": self.scenario.seed, "ok": self.ok, "failure": self.failure,
             "violations": self.violations, "seconds": round(self.seconds, 1), "owners": self.owners,
-            "births": self.births, "undelivered_ms": {step: round(ms, 1) for step, ms in self.undelivered_ms.items()},
+            "births": self.births, "traces": {"judged": self.traces.judged, "events": self.traces.events},
+            "undelivered_ms": {step: round(ms, 1) for step, ms in self.undelivered_ms.items()},
             "steps": [str(step) for step in self.scenario.steps],
         }  # fmt: skip
 
@@ -61,8 +66,9 @@ class Outcome:
 async def run(scenario: Scenario, say: Callable[[str], None], keep: Path | None = None) -> Outcome:
     """Build a lab of the scenario's shape, perform it under traffic, judge it; with `keep`, save what a failure left.
 
-    Raises LabError only if the lab itself cannot be built.
+    Raises LabError only if the lab itself cannot be built, or TLC is missing, which judges traces.
     """
+    demand_tlc()
     outcome = Outcome(scenario)
     shape = Shape(scenario.gateways, scenario.crowd)
     began = boot_ns()
@@ -81,6 +87,9 @@ async def run(scenario: Scenario, say: Callable[[str], None], keep: Path | None 
         verdict = deployment.verdict
         if verdict is None or not verdict.sound:
             outcome.violations.append(f"auditor: {verdict.explain() if verdict is not None else 'no verdict'}")
+        paths, disks_lost = deployment.journals.paths, bool(scenario.small_disks)
+        outcome.traces = await asyncio.to_thread(judged, paths, outcome.sessions, disks_lost=disks_lost)
+        outcome.violations += outcome.traces.violations
         outcome.seconds = (boot_ns() - began) / 1e9
         if keep is not None and not outcome.ok:
             _save(deployment, outcome, keep)
@@ -97,6 +106,7 @@ async def _perform(
             await deployment.standbys()
             stage = Stage(deployment, scenario, say)
             uids = await deployment.uids()
+            outcome.sessions = tuple(uids.values())
             try:
                 await stage.perform()
             finally:

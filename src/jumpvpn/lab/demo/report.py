@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,12 +20,7 @@ _RASTER_PACKAGE = "librsvg2-bin"
 
 def show_table(console: Console, result: Result) -> None:
     """Print one row per incident."""
-    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("incident", no_wrap=True)
-    table.add_column("reason")
-    for title in ("detected", "UDP gap", "TCP gap", "download gap", "lost", "dup."):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("carried by", no_wrap=True)
+    table = effect_table("incident", "carried by")
     for shown in result.shown:
         incident, effect = shown.incident, shown.effect
         table.add_row(
@@ -41,6 +36,17 @@ def show_table(console: Console, result: Result) -> None:
     )  # fmt: skip
 
 
+def effect_table(first: str, last: str) -> Table:
+    """A table without rows: what happened, its reason, the cells of its effect, and one thing more."""
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    table.add_column("reason")
+    for title in ("detected", "UDP gap", "TCP gap", "download gap", "lost", "dup."):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(last, no_wrap=True)
+    return table
+
+
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
     """Print what had to hold and whether it did."""
     for finding in findings:
@@ -52,10 +58,7 @@ def write_files(result: Result, findings: Sequence[Finding], directory: Path) ->
     """Write picture, journals and results into `directory`; the paths, and a hint if something could not be made."""
     directory.mkdir(parents=True, exist_ok=True)
     written, hint = write_picture(timeline(result, findings), directory)
-    for side, lines in result.journal_lines.items():
-        journal = directory / f"{side}-events.jsonl"
-        journal.write_bytes(b"".join(lines))
-        written.append(journal)
+    written += write_journals(result.journal_lines, directory)
     for side, words in result.said.items():
         said = directory / f"{side}.log"
         said.write_text(f"{words}\n", encoding="utf-8")
@@ -73,6 +76,14 @@ def write_picture(drawn: str, directory: Path) -> tuple[list[Path], str]:
     raster = picture.with_suffix(".png")
     subprocess.run([_RASTER, "--output", str(raster), str(picture)], check=True, timeout=60)
     return [picture, raster], ""
+
+
+def write_journals(journals: Mapping[str, Iterable[bytes]], directory: Path) -> Iterator[Path]:
+    """Write each side's lines into a file of their own; the paths."""
+    for side, lines in journals.items():
+        path = directory / f"{side}-events.jsonl"
+        path.write_bytes(b"".join(lines))
+        yield path
 
 
 def write_json(result: Result, findings: Sequence[Finding], path: Path) -> Path:

@@ -22,7 +22,15 @@ from jumpvpn.runtime.stores.base import (
 )
 from jumpvpn.runtime.stores.flush import FLUSH_WITHIN, Flusher, Held, Told
 from jumpvpn.runtime.stores.pool import Commits
-from jumpvpn.runtime.stores.shared import Found, SharedStore, outbox_name, same_record, settle
+from jumpvpn.runtime.stores.shared import (
+    Found,
+    KeptLines,
+    SharedStore,
+    Unanswered,
+    outbox_name,
+    same_record,
+    settle,
+)
 from jumpvpn.values import Instant
 
 __all__ = ["FLUSH_WITHIN", "ClusterStore", "LocalStore"]
@@ -31,6 +39,7 @@ _SECOND = 1_000_000_000
 _ASK_AGAIN_SECONDS = 0.1  # a store that refuses at once is not asked in a busy loop
 _ADOPTED = 256  # records of one local transaction at start: one sync for each of them would take minutes
 _REMEMBERED = 1_024  # records read a moment ago, of which one may be taken over next
+_DOUBTS = 512  # commits of unknown outcome: as many as are under way when a lease ends; the next start tells the rest
 _LONGEST_RECORD = 60 << 10  # etcd takes 64 KiB; a record that it can never take must not become durable here
 
 
@@ -91,6 +100,7 @@ class ClusterStore:
         self._turns: dict[bytes, _Turn] = {}
         self._read: OrderedDict[bytes, tuple[int, str, int]] = OrderedDict()
         self._litter: deque[tuple[int, bytes]] = deque()
+        self._doubts: OrderedDict[bytes, Write] = OrderedDict()
         self._exported = 0
         self._flusher = Flusher(node, local, shared, self._held, Told(conflicts, foreign, self._drop_later))
 
@@ -103,7 +113,8 @@ class ClusterStore:
     ) -> ClusterStore:  # fmt: skip
         """The store of ``node``, which owns both stores from here on. Raises StoreUnavailable.
 
-        Lines of commits that a crash kept out of the local file are in its outbox afterwards.
+        Lines of commits that a crash may have kept out of the local file are in its outbox afterwards; of those that
+        it did not, some come again.
         """
         store = cls(local, shared, node, give_up_at=give_up_at, conflicts=conflicts, foreign=foreign)
         await store._fetch_lines()
@@ -157,6 +168,36 @@ class ClusterStore:
             done.append(self._litter.popleft()[1])
         self._flusher.erase(done)
 
+    async def keepers(self) -> list[str]:
+        """The nodes of whose commits the shared store still keeps lines; in the course of work any node has some."""
+        return await self._shared.keepers()
+
+    async def unexported(self, node: str) -> list[KeptLines]:
+        """The oldest commits of ``node`` whose lines it may not have, at most some MiB of them; see ``drop``.
+
+        Of this node: those that took place although their outcome was not known when its lease ended. Ask for them
+        under the next lease: what did not take place until then is not asked for again.
+        """
+        if node != self._node:
+            return await self._shared.kept(node)
+        kept = list[KeptLines]()
+        for name, write in list(self._doubts.items()):
+            if await self._took_place(write):
+                kept.append(KeptLines(name, write.session_id, write.version, write.lines))
+            else:
+                self._doubts.pop(name, None)
+        return kept
+
+    async def drop(self, node: str, kept: Sequence[KeptLines]) -> None:
+        """The lines that ``unexported`` told of ``node`` are in a journal: the shared store may forget them.
+
+        If that node lives after all, its own copies are in its file and journal; of a commit that it is in doubt about,
+        the record tells as long as nobody has written over it, and then the commit counts as lost to that one.
+        """
+        await self._shared.erase([entry.name for entry in kept], node)
+        for entry in kept if node == self._node else ():
+            self._doubts.pop(entry.name, None)
+
     async def close(self) -> None:
         """Close both stores; what is behind stays in the local file."""
         await self._local.close()
@@ -194,11 +235,14 @@ class ClusterStore:
     async def forget(self, session_id: bytes) -> int:
         """The session is owned elsewhere or has ended: nothing of it is sent any more, its local record is erased.
 
+        One of this node's own that was taken up (``take``) without a commit since is let go only: its record stays.
         Returns how many of its event lines are only at this node. Raises StoreUnavailable when the local file fails;
         the record is ignored then too, because its term is over.
         """
         self._flusher.forget(session_id)
         held = self._held.pop(session_id, None)
+        if held is not None and held.fresh and _owner(held.base) == self._node:
+            return 0
         await self._local.adopt(gone=(session_id,))
         return 0 if held is None else held.unsent
 
@@ -247,8 +291,10 @@ class ClusterStore:
         whole = replace(write, lines=(*held.lines, *write.lines)) if held.lines else write
         try:
             result, found = await self._settle(whole, held)
-        except StoreUnavailable:
+        except StoreUnavailable as failure:
             self._release(write, held)
+            if isinstance(failure, CommitUnknown):
+                self._doubt(whole)
             raise
         if result is not CommitResult.COMMITTED:
             held.lost = result is CommitResult.CONFLICT and not same_record(found, held.base)
@@ -303,6 +349,13 @@ class ClusterStore:
             self._flusher.forget(write.session_id)
             del self._held[write.session_id]
 
+    def _doubt(self, write: Write) -> None:
+        """Nobody knows whether ``write`` took place; if it did, its lines are in the shared store only."""
+        if write.lines:
+            self._doubts[outbox_name(write).encode()] = write
+            while len(self._doubts) > _DOUBTS:
+                self._doubts.popitem(last=False)
+
     def _drop_later(self, write: Write) -> None:
         """The lines of ``write`` may leave the shared store once this node has exported its own copies."""
         if write.lines:
@@ -334,6 +387,15 @@ class ClusterStore:
             held.version, held.unsaved = row.version, None
             self._flusher.note(stored.session_id)
         return held
+
+    async def _took_place(self, write: Write) -> bool:
+        """Whether the shared store shows that ``write`` did; only while it keeps its lines."""
+        waiting = self._shared.patience(math.inf)
+        while True:
+            try:
+                return (await self._shared.look(write, waiting.deadline)).done
+            except Unanswered as failure:
+                await waiting.wait(failure)
 
     async def _newest(self, session_id: bytes, held: Held) -> StoredSession | None:
         return held.unsaved or await self._local.load(session_id)
@@ -374,11 +436,13 @@ class ClusterStore:
         return held is not None and held.unsaved is record
 
     async def _fetch_lines(self) -> None:
-        """Take over what a crash between the two stores left: lines that the local file never had."""
+        """Take over what a crash between the two stores left: lines that the local file may never have had.
+
+        Its records do not tell: a newer one may be there without the lines of an older commit whose outcome this node
+        never learned. A line that comes twice does no harm.
+        """
         while kept := await self._shared.kept():
-            rows = {row.session_id: row for row in await self._local.load_many([entry.session_id for entry in kept])}
-            missing = [e for e in kept if (row := rows.get(e.session_id)) is None or row.version < e.version]
-            await self._local.adopt(lines=[line for entry in missing for line in entry.lines])
+            await self._local.adopt(lines=[line for entry in kept for line in entry.lines])
             await self._shared.erase([entry.name for entry in kept])
 
     def _remember(self, found: Found) -> None:
@@ -415,6 +479,10 @@ def _is_newer(row: StoredSession, stored: StoredSession) -> bool:
     """Whether the local record continues the shared one: of the same owner in the same term, with a higher version."""
     same = (row.owner, row.term) == (stored.owner, stored.term) and TERMINATED not in (row.state, stored.state)
     return same and row.version > stored.version
+
+
+def _owner(found: Found) -> str:
+    return "" if found.session is None else found.session.owner
 
 
 def _same_term(found: Found, base: Found) -> bool:

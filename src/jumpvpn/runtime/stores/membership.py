@@ -17,10 +17,11 @@ _MOST_FORMATS = 64  # of one program; a longer list is not ours
 
 
 class Serving(Enum):
-    """Whether a gateway takes sessions."""
+    """Whether a gateway takes sessions. A fenced one holds its name without the right to act: nobody counts on it."""
 
     SERVING = "serving"
     DRAINING = "draining"
+    FENCED = "fenced"
 
 
 class ForeignMember(Exception):

@@ -15,6 +15,7 @@ from jumpvpn.values import Instant
 
 _SECOND = 1_000_000_000
 _LEAST_TTL = 2  # seconds, as etcd with its usual election timeout
+_KEPT_PAGE = 16  # commits' lines at once, as etcd's store reads them
 _TRIES = 3  # of one call that gets no answer; there is no time here that could run out
 
 
@@ -219,19 +220,27 @@ class MemoryShared:
         known = self._cluster.devices.get(device)
         return None if known is None else known.session_id
 
-    async def kept(self) -> list[KeptLines]:
-        """The lines of this node's commits that were not erased yet."""
+    async def kept(self, node: str | None = None) -> list[KeptLines]:
+        """The oldest lines of a node's commits (this one's) that were not erased yet."""
         self._cluster.reach(self._node)
-        return list(self._outbox.values())
+        return list(self._outbox_of(node).values())[:_KEPT_PAGE]
 
-    async def erase(self, names: Sequence[bytes]) -> None:
-        """Remove what ``kept`` has under these names."""
+    async def erase(self, names: Sequence[bytes], node: str | None = None) -> None:
+        """Remove what ``kept`` has of that node under these names."""
         self._cluster.reach(self._node)
         for name in names:
-            self._outbox.pop(name.decode(), None)
+            self._outbox_of(node).pop(name.decode(), None)
+
+    async def keepers(self) -> list[str]:
+        """The nodes of which ``kept`` has something."""
+        self._cluster.reach(self._node)
+        return sorted(node for node, kept in self._cluster.outboxes.items() if kept)
 
     async def close(self) -> None:
         """Nothing is held that needs releasing."""
+
+    def _outbox_of(self, node: str | None) -> dict[str, KeptLines]:
+        return self._outbox if node is None else self._cluster.outboxes.get(node, {})
 
     def _keep(self, write: Write, revision: int) -> None:
         if write.lines:

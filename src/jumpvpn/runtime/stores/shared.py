@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, StoredSession, StoreUnavailable, Write, judge
+from jumpvpn.values import dataclass
 
 
 class Unanswered(Exception):
@@ -57,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class KeptLines:
-    """The event lines of one commit, in the store until the node that wrote them has exported them."""
+    """The event lines of one commit, in the store until its node, or one that outlives it, has exported them."""
 
     name: bytes
     session_id: bytes
@@ -108,11 +109,14 @@ class SharedStore(Deciding, Protocol):
     async def last_session(self, device: bytes) -> bytes | None:
         """The session that this device began last; None if it began none."""
 
-    async def kept(self) -> list[KeptLines]:
-        """The oldest lines of this node's commits that were not erased yet, at most some MiB of them."""
+    async def kept(self, node: str | None = None) -> list[KeptLines]:
+        """The oldest lines of a node's commits (this one's) that were not erased yet, at most some MiB of them."""
 
-    async def erase(self, names: Sequence[bytes]) -> None:
-        """Remove what ``kept`` has under these names."""
+    async def erase(self, names: Sequence[bytes], node: str | None = None) -> None:
+        """Remove what ``kept`` has of that node under these names."""
+
+    async def keepers(self) -> list[str]:
+        """The nodes of which ``kept`` has something, this one too, in order of their names."""
 
     async def close(self) -> None:
         """Release everything; a second call does nothing."""

@@ -3,144 +3,65 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 from jumpvpn.leaving import quietly
-from jumpvpn.sim.cluster import campaign as told
-from jumpvpn.sim.cluster.campaign import Total, campaign, play_one
+from jumpvpn.sim import command
+from jumpvpn.sim.cluster import report
 from jumpvpn.sim.cluster.mutants import MUTANTS, SEEDS, Found, hunt
+from jumpvpn.sim.cluster.run import play
 from jumpvpn.sim.judge import journal_judge
 from jumpvpn.sim.report import dumps
-
-DEFAULT_SEEDS = 500
-SEEDS_MAX = 1_000_000  # days of work; more is a slip of the finger
-SEED_LIMIT = 2**63
-PROGRESS_SECONDS = 2.0
 
 EPILOG = """A seed decides everything: equal seeds give equal transcripts. Exit codes: 0 every promise held (with
 --mutants: every defect was found), 1 a seed failed (its transcript and the command to see it again are printed) or a
 defect was not found, 2 wrong use."""
 
-
-class Misused(Exception):
-    """The command line asks for something that cannot be done; the text says what to do."""
-
-
-class Progress:
-    """One line every few seconds on standard error."""
-
-    def __init__(self) -> None:
-        self._begin = self._told = time.monotonic()
-
-    def __call__(self, words: str) -> None:
-        """Hear how far it is."""
-        now = time.monotonic()
-        if now - self._told >= PROGRESS_SECONDS:
-            self._told = now
-            sys.stderr.write(f"jumpvpn sim cluster: {words}, {now - self._begin:.0f} s\n")
+SIMULATION = command.Simulation(
+    "jumpvpn sim cluster", report.COMMAND, 500, play, report.text, report.summary, command.held
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, play, print."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        _check(options)
-        if options.mutants:
-            return _mutants(options)
-        return _one(options) if options.seed is not None else _many(options)
-    except Misused as error:
-        parser.error(str(error))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        sys.stderr.write(f"jumpvpn sim cluster: cannot write {error.filename}: {error.strerror}\n")
-        return 2
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m jumpvpn.sim.cluster", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A cluster's shell and engines as shipped, in virtual time; store and network break and heal.",
-    )  # fmt: skip
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--seeds", type=int, metavar="N", help=f"how many (default {DEFAULT_SEEDS}; mutants {SEEDS})")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="the first of them (default 0)")
-    parser.add_argument("--seed", type=int, metavar="N", help="play exactly this one")
+    parser = command.parser(
+        SIMULATION,
+        "A cluster's shell and engines as shipped, in virtual time; store and network break and heal.",
+        EPILOG,
+    )
     parser.add_argument("--trace", action="store_true", help="with --seed: print its transcript in any case")
-    parser.add_argument("--mutants", action="store_true", help="build defects in, one at a time, until each is found")
-    parser.add_argument("--jobs", type=int, default=cores, metavar="N", help="processes (default: one per core)")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--journal", type=Path, metavar="DIR", help="write every node's event journal of every seed")
-    return parser
+    parser.add_argument(
+        "--mutants", action="store_true", help=f"build defects in, one at a time, until each is found (seeds: {SEEDS})"
+    )
+    return command.run(SIMULATION, parser, arguments, _act)
 
 
-def _check(options: argparse.Namespace) -> None:
-    bounds = {
-        "--seeds": (options.seeds if options.seeds is not None else 1, 1, SEEDS_MAX),
-        "--first": (options.first, 0, SEED_LIMIT - SEEDS_MAX),
-        "--seed": (options.seed if options.seed is not None else 0, 0, SEED_LIMIT - 1),
-        "--jobs": (options.jobs, 1, 256),
-    }
-    for name, (value, least, most) in bounds.items():
-        if not least <= value <= most:
-            raise Misused(f"argument {name}: must be between {least} and {most}, not {value}")
+def _act(options: argparse.Namespace) -> int:
     if options.mutants and (options.seed is not None or options.journal is not None or options.first):
-        raise Misused("argument --mutants: goes with --seeds, --json and --output only")
+        raise command.Misused("argument --mutants: goes with --seeds, --json and --output only")
     if options.trace and options.seed is None:
-        raise Misused("argument --trace: name the seed with --seed")
-    if options.journal is not None:
-        options.journal.mkdir(parents=True, exist_ok=True)
-
-
-def _one(options: argparse.Namespace) -> int:
-    outcome = play_one(options.seed, judge=journal_judge, directory=options.journal, tell=options.trace)
-    total = Total()
-    total.add(outcome)
-    body = told.summary(total)
-    if options.json:
-        sys.stdout.write(dumps({**body, "transcript": list(outcome.transcript)}))
-    elif outcome.failure is not None:
-        _print("\n".join(told.failure(outcome)).lstrip())
-    else:
-        _print("\n".join([*outcome.transcript, f"every promise held: {sum(outcome.checks.values())} checks"]))
-    _write(options.output, body)
-    return 0 if outcome.failure is None else 1
-
-
-def _many(options: argparse.Namespace) -> int:
-    count = options.seeds if options.seeds is not None else DEFAULT_SEEDS
-    progress = Progress()
-    total = campaign(
-        range(options.first, options.first + count), options.jobs,
-        lambda total: progress(f"{total.seeds} of {count} seeds, {len(total.failed)} failed"),
-        judge=journal_judge, directory=options.journal,
-    )  # fmt: skip
-    body = told.summary(total)
-    if options.json:
-        sys.stdout.write(dumps(body))
-    else:
-        _print("\n".join(told.text(total)))
-    _write(options.output, body)
-    return 0 if not total.failed else 1
+        raise command.Misused("argument --trace: name the seed with --seed")
+    if options.mutants:
+        return _mutants(options)
+    if options.seed is not None:
+        return command.one(SIMULATION, options, tell=options.trace)
+    return command.many(SIMULATION, options)
 
 
 def _mutants(options: argparse.Namespace) -> int:
-    seeds, progress, found = options.seeds if options.seeds is not None else SEEDS, Progress(), list[Found]()
-    for name in MUTANTS:
-        found.append(hunt(name, journal_judge, seeds, progress))
+    seeds, progress = options.seeds if options.seeds is not None else SEEDS, command.Progress(SIMULATION.name)
+
+    def tell(words: str) -> None:
+        progress(lambda spent: f"{words}, {spent:.0f} s")
+
+    found = [hunt(name, journal_judge, seeds, tell) for name in MUTANTS]
     body = {"mutants": [_of(result) for result in found]}
     if options.json:
         sys.stdout.write(dumps(body))
     else:
-        for result in found:
-            _print(_words(result))
-    _write(options.output, body)
+        command.say("\n".join(_words(result) for result in found))
+    command.write(options.output, body)
     return 0 if all(result.outcome is not None for result in found) else 1
 
 
@@ -158,14 +79,5 @@ def _words(found: Found) -> str:
     return f"found by seed {found.outcome.seed}: {found.name}\n    {shown}"
 
 
-def _print(lines: str) -> None:
-    sys.stdout.write(lines + "\n")
-
-
-def _write(path: Path | None, body: dict[str, Any]) -> None:
-    if path is not None:
-        path.write_text(dumps(body), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    sys.exit(quietly("jumpvpn sim cluster", main))
+    sys.exit(quietly(SIMULATION.name, main))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable, Write
 from jumpvpn.runtime.stores.etcd.records import decode_session
 from jumpvpn.runtime.stores.leases import Change, Compacted, Lease, LeaseLost, Listing
+from jumpvpn.runtime.stores.membership import Serving, decode_member
 from jumpvpn.runtime.stores.memory_cluster import MemoryCluster
 from jumpvpn.runtime.stores.shared import Exchange, Found, KeptLines, Outcome, Unanswered
 from jumpvpn.sim.cluster.loop import VirtualLoop
@@ -209,7 +210,9 @@ class Records(_Line):
         """Every session of ``node`` that is not terminated."""
         for session in await self.load_all():
             if session.owner == node:
-                yield await self.find(session.session_id)
+                found = await self.find(session.session_id)
+                if found.session is not None and found.session.owner == node:  # not meanwhile another's
+                    yield found
 
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp of this device."""
@@ -219,14 +222,18 @@ class Records(_Line):
         """The session that this device began last."""
         return await self._ask(lambda: _at_once(self._memory.last_session(device)))
 
-    async def kept(self) -> list[KeptLines]:
-        """The lines of this node's commits that were not erased yet."""
-        return await self._ask(lambda: _at_once(self._memory.kept()))
+    async def kept(self, node: str | None = None) -> list[KeptLines]:
+        """The oldest lines of a node's commits (this one's) that were not erased yet."""
+        return await self._ask(lambda: _at_once(self._memory.kept(node)))
 
-    async def erase(self, names: Sequence[bytes]) -> None:
-        """Remove what ``kept`` has under these names."""
+    async def erase(self, names: Sequence[bytes], node: str | None = None) -> None:
+        """Remove what ``kept`` has of that node under these names."""
         if names:
-            await self._ask(lambda: _at_once(self._memory.erase(names)))
+            await self._ask(lambda: _at_once(self._memory.erase(names, node)))
+
+    async def keepers(self) -> list[str]:
+        """The nodes of which ``kept`` has something."""
+        return await self._ask(lambda: _at_once(self._memory.keepers()))
 
     async def close(self) -> None:
         """Nothing is held that needs releasing."""
@@ -234,7 +241,7 @@ class Records(_Line):
 
 @dataclass(slots=True)
 class Sightings:
-    """When (true time, ns) this node saw the name of each member vanish."""
+    """Since when (true time, ns) this node knows of each member that it may not act."""
 
     gone: dict[str, int] = field(default_factory=dict)
 
@@ -306,8 +313,8 @@ class NodeLeases(_Line):
                 await asyncio.sleep((due - loop.now) / SECOND)
             if change.name.startswith("held/"):
                 name = change.name.removeprefix("held/")
-                if change.value is None:
-                    self._sightings.gone[name] = loop.now
+                if change.value is None or decode_member(change.name, change.value).state is Serving.FENCED:
+                    self._sightings.gone.setdefault(name, loop.now)
                 else:
                     self._sightings.gone.pop(name, None)
             yield change

@@ -15,10 +15,11 @@ from jumpvpn.gateway.lease import LeaseKeeper
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.sim.cluster.plane import NodePlane
 from jumpvpn.sim.cluster.roaming import Roaming
-from jumpvpn.sim.cluster.run import Judge, Outcome, play
+from jumpvpn.sim.cluster.run import play
+from jumpvpn.sim.played import Judge, Played
 
 Swap = tuple[Any, str, Any]
-SEEDS = 400  # within so many each is found
+SEEDS = 700  # within so many each is found
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Found:
 
     name: str
     seeds: int
-    outcome: Outcome | None
+    outcome: Played | None
 
 
 def _deadline_ignored() -> list[Swap]:

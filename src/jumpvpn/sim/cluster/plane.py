@@ -116,7 +116,7 @@ class Hosted(GatewayPlane):
     def unfenced(self) -> None:
         """What was owed meanwhile says nothing about the paths."""
         for path in self.paths.values():
-            path.owed.clear()
+            path.watch_anew()
         self.arm(self.world.now)
 
     def forwards(self) -> bool:

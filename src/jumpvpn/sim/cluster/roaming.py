@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.sim.client_plane import ClientPlane
-from jumpvpn.sim.plane import OUTSTANDING_MAX, OWED_MAX, Path
+from jumpvpn.sim.plane import NEVER, OUTSTANDING_MAX, OWED_MAX, Path
 from jumpvpn.values import SECOND, TransportId
 from jumpvpn.wire.gateways import decode_drain, decode_gateways
 
@@ -90,8 +90,11 @@ class Roaming(ClientPlane):
         if (order.handover == "same") != (before == self.home):
             raise AssertionError(f"{order.handover!r} is no word for a move from {before} to {self.home}")
         for path in self.paths.values() if before != self.home else ():
-            path.state, path.validated = "alive", False
-            path.outstanding.clear()
+            if gateway_of(path.transport) in (before, self.home):  # the other kind of probe is owed from here on
+                path.watch_anew()
+                path.validated = False
+                path.outstanding.clear()
+                path.next_probe, path.last_probe = self.world.now, -NEVER
         super()._finish(order)
         if order.handover == "lost":
             self._close_older()

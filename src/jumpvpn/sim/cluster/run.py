@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-from jumpvpn.properties import Property
 from jumpvpn.sim.cluster import profiles
 from jumpvpn.sim.cluster.faults import Trouble
 from jumpvpn.sim.cluster.machines import replaced
 from jumpvpn.sim.cluster.recovery import settle
 from jumpvpn.sim.cluster.world import START, ClusterWorld
-from jumpvpn.sim.judge import Complaint
-from jumpvpn.sim.run import Failure, _defect
-from jumpvpn.sim.violation import Violated
+from jumpvpn.sim.played import Judge, Played, judged, raised
 from jumpvpn.values import MILLISECOND, SECOND
 
-Judge = Callable[[Iterable[bytes]], list[Complaint]]
 FAULTS = (3, 5, 8)
 UNJUDGED = "a disk with a journal was lost: not audited"
 _TOLD = frozenset({"session.state_change", "reattach.attempt", "reattach.result", "transport.switch_denied"})
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What one seed showed."""
-
-    seed: int
-    theme: str = ""
-    virtual_ns: int = 0
-    steps: int = 0
-    ends: tuple[str, ...] = ()
-    recovery_s: float | None = None
-    checks: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    failure: Failure | None = None
-    transcript: tuple[str, ...] = ()
-    journals: dict[str, list[bytes]] = field(default_factory=dict)
-
-
-def play(seed: int, judge: Judge | None = None, *, tell: bool = False) -> Outcome:
+def play(seed: int, judge: Judge | None = None, *, tell: bool = False) -> Played:
     """Play one seed. ``tell`` asks for the transcript even if nothing failed."""
     return Run(seed).play(judge, tell=tell)
 
@@ -52,32 +30,26 @@ class Run:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._dice = random.Random(f"cluster {seed}")  # noqa: S311 - a seed must replay
-        self._outcome = Outcome(seed)
+        self._outcome = Played(seed)
         self.world: ClusterWorld
         self.trouble: Trouble
 
-    def play(self, judge: Judge | None = None, *, tell: bool = False) -> Outcome:
+    def play(self, judge: Judge | None = None, *, tell: bool = False) -> Played:
         """Run to the end."""
         dice = self._dice
         with replaced(random.Random(dice.getrandbits(64))):  # noqa: S311 - a seed must replay
             self.world = ClusterWorld(profiles.draw(dice), random.Random(dice.getrandbits(64)))  # noqa: S311
             self.trouble = Trouble(self.world, dice)
             self._outcome.theme = self.trouble.theme
-            self._guarded()
+            try:
+                self._live()
+            except Exception as error:  # a shell that raises is a finding of this seed, not the end of the campaign
+                self._outcome.failure = raised(error)
             self._close(judge)
             if tell or self._outcome.failure is not None:
                 self._outcome.transcript = tuple(self._transcript())
             self.world.close()
         return self._outcome
-
-    def _guarded(self) -> None:
-        outcome = self._outcome
-        try:
-            self._live()
-        except Violated as broken:
-            outcome.failure = Failure(broken.prop.name, broken.expected, broken.seen)
-        except Exception as defect:  # a shell that raises is a finding of this seed, not the end of the campaign
-            outcome.failure = _defect(defect)
 
     def _live(self) -> None:
         dice, world = self._dice, self.world
@@ -106,11 +78,8 @@ class Run:
         if any(host.disks_lost for host in world.gateways.values()):
             outcome.notes[UNJUDGED] += 1  # what a lost journal told of owners, nobody can know
         elif judge is not None and outcome.failure is None:
-            complaints = judge(line for lines in outcome.journals.values() for line in lines)
+            outcome.failure = judged(judge, outcome.journals)
             outcome.checks["CHAIN"] += 1
-            if complaints:
-                first = complaints[0]
-                outcome.failure = Failure(first.prop, "journals that the auditor accepts", first.text)
 
     def _transcript(self) -> Iterator[str]:
         world = self.world
@@ -126,6 +95,3 @@ class Run:
         for at, _, words in sorted(lines):
             yield f"{(at - START) // MILLISECOND / 1000:10.3f} s  {words}"
         yield f"{(world.now - START) / SECOND:10.3f} s  the end: {', '.join(self._outcome.ends)}"
-
-
-__all__ = ["Outcome", "Property", "Run", "play"]

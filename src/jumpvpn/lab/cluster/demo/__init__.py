@@ -2,28 +2,24 @@
 
 import argparse
 import asyncio
-import os
-import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from jumpvpn.lab.cluster.demo import report
-from jumpvpn.lab.cluster.demo.result import Result, verdict
+from jumpvpn.lab.cluster.demo.result import verdict
 from jumpvpn.lab.cluster.demo.run import perform
-from jumpvpn.lab.errors import LabError
+from jumpvpn.lab.demo.ending import endable, told
 from jumpvpn.lab.traffic.pacing import boot_ns
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 # Lines of a log are not wrapped at the width of a terminal that is not there.
 _PLAIN_WIDTH = 140
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one demonstration; 0 if everything held, 1 if something broke, 130 after Ctrl-C."""
+    """Run one demonstration; 0 if everything held, 1 if something broke. Raises SystemExit: see `told`."""
     options = _options(argv)
     console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=_PLAIN_WIDTH)
     began_ns = boot_ns()
@@ -31,27 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def say(words: str) -> None:
         console.print(f"[{(boot_ns() - began_ns) / 1e9:6.2f} s] {words}", markup=False, highlight=False, soft_wrap=True)
 
-    try:
-        result = asyncio.run(_endable(perform(options.seed, say)))
-    except LabError as error:
-        advice = "" if os.geteuid() == 0 else "; as root ('sudo make demo-cluster') it works on every kernel"
-        sys.stderr.write(f"jumpvpn: error: {error}{advice}\n")
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write("jumpvpn: interrupted; the lab is gone\n")
-        return _INTERRUPTED
+    with told("make demo-cluster"):
+        result = asyncio.run(endable(perform(options.seed, say)))
     findings = verdict(result)
     report.show(console, result, findings)
     for words in report.write(result, findings, options.output, options.json):
         console.print(words, markup=False, highlight=False, soft_wrap=True)
     return 0 if all(finding.holds for finding in findings) else 1
-
-
-async def _endable(running: Coroutine[Any, Any, Result]) -> Result:
-    """Let SIGTERM end the run as Ctrl-C does, with everything cleaned up."""
-    task = asyncio.ensure_future(running)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,23 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from jumpvpn.lab.cluster.demo.picture import timeline
 from jumpvpn.lab.cluster.demo.result import Result, document
-from jumpvpn.lab.demo.report import show_findings, write_picture
+from jumpvpn.lab.demo.report import effect_table, show_findings, write_journals, write_picture
 from jumpvpn.lab.demo.result import Finding
 from jumpvpn.lab.demo.words import effect_cells
 
 
 def show(console: Console, result: Result, findings: Sequence[Finding]) -> None:
     """Print one row per incident, then what had to hold."""
-    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("what was done", no_wrap=True)
-    table.add_column("reason")
-    for title in ("detected", "UDP gap", "TCP gap", "download gap", "lost", "dup."):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("owner", no_wrap=True)
+    table = effect_table("what was done", "owner")
     for shown in result.shown:
         cells = effect_cells(shown.incident.detection_ms, shown.effect)
         table.add_row(shown.title, shown.incident.reason, *cells, shown.owner)
@@ -36,10 +30,7 @@ def write(result: Result, findings: Sequence[Finding], directory: Path, also: Pa
     """Write picture, journals, the store's history and the result; the paths, and a hint if there is no PNG."""
     directory.mkdir(parents=True, exist_ok=True)
     written, hint = write_picture(timeline(result, findings), directory)
-    for side, lines in result.journal_lines.items():
-        journal = directory / f"{side}-events.jsonl"
-        journal.write_bytes(b"".join(lines))
-        written.append(journal)
+    written += write_journals(result.journal_lines, directory)
     history = directory / "store.jsonl"
     history.write_text("".join(f"{json.dumps(asdict(change))}\n" for change in result.changes), encoding="utf-8")
     written.append(history)

@@ -8,7 +8,8 @@ Names, all below ``/jumpvpn/CLUSTER/``::
                                                 that it began (16 bytes)
     addresses/IP                                public key of the device that has this inner address
     secrets/NAME                                sealed under the cluster key
-    outbox/NODE/SESSION.VERSION.WRITE-ID.COUNT  the event lines of one commit, until the node has exported them
+    outbox/NODE/SESSION.VERSION.WRITE-ID.COUNT  the event lines of one commit, until the node has exported them, or one
+                                                that outlives it
     held/NAME                                   what a lease holds
 
 ``held/`` and ``live/`` are neighbours: one ordered watch over both tells who is there and who owns what. No other name
@@ -85,7 +86,12 @@ class Names:
     @property
     def outbox(self) -> bytes:
         """Prefix of this node's lines."""
-        return self.root + f"outbox/{self.node}/".encode()
+        return self.outboxes + f"{self.node}/".encode()
+
+    @property
+    def outboxes(self) -> bytes:
+        """Prefix of all nodes' lines."""
+        return self.root + b"outbox/"
 
     def outbox_entry(self, write: Write) -> bytes:
         """The lines of one commit; the name is unique to it, so its presence proves that the commit took place."""

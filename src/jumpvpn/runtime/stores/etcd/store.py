@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -43,6 +44,7 @@ LONGEST_RECORD = 64 << 10  # a record is a few KiB; bounds a page of them
 LONGEST_COMMIT = 1 << 20
 _PAGE = 256  # records: 16 MiB at most
 _LINES_PAGE = 16  # commits' lines: 16 MiB at most
+_KEEPERS = 256  # nodes whose lines are kept: a cluster has 16, and those that were replaced
 _FORGET = 100  # deletions in one transaction
 _INDEX_BITS = 16
 # Sessions that are asked for at the same time: two reads of each, of etcd's 128 operations; 4 MiB of records at most.
@@ -162,16 +164,31 @@ class EtcdStore:
         """The session that this device began last; None if it began none."""
         return (await self._device(device))[1]
 
-    async def kept(self) -> list[KeptLines]:
-        """The oldest lines of this node's commits that were not erased yet."""
-        page = await self._client.ask(RANGE, self._oldest_lines(0))
-        return [decode_entry(self._names.outbox, kv.key, kv.value) for kv in page.kvs]
+    async def kept(self, node: str | None = None) -> list[KeptLines]:
+        """The oldest lines of a node's commits (this one's) that were not erased yet."""
+        prefix = self._outbox_of(node)
+        page = await self._client.ask(RANGE, _oldest_lines(prefix, 0))
+        return [decode_entry(prefix, kv.key, kv.value) for kv in page.kvs]
 
-    async def erase(self, names: Sequence[bytes]) -> None:
-        """Remove lines by the names under which they are kept."""
+    async def erase(self, names: Sequence[bytes], node: str | None = None) -> None:
+        """Remove lines of that node by the names under which they are kept."""
+        prefix = self._outbox_of(node)
         for first in range(0, len(names), _FORGET):
-            gone = [delete(self._names.outbox + name) for name in names[first : first + _FORGET]]
+            gone = [delete(prefix + name) for name in names[first : first + _FORGET]]
             await self._client.ask(TXN, pb.TxnRequest(success=gone))
+
+    async def keepers(self) -> list[str]:
+        """The nodes of which ``kept`` has something; one small read for each."""
+        prefix, nodes = self._names.outboxes, list[str]()
+        start, end = prefix, after_prefix(prefix)
+        while len(nodes) < _KEEPERS:
+            page = await self._client.ask(RANGE, pb.RangeRequest(key=start, range_end=end, limit=1, keys_only=True))
+            if not page.kvs:
+                break
+            name, _, _ = page.kvs[0].key[len(prefix) :].partition(b"/")
+            nodes.append(name.decode("utf-8", "backslashreplace"))
+            start = after_prefix(prefix + name + b"/")
+        return nodes
 
     async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
         """Oldest lines of this node's commits not yet exported, in the order of the commits.
@@ -182,7 +199,7 @@ class EtcdStore:
         found = list[tuple[int, bytes]]()
         floor = self._exported >> _INDEX_BITS
         while len(found) < limit:
-            page = await self._client.ask(RANGE, self._oldest_lines(floor))
+            page = await self._client.ask(RANGE, _oldest_lines(self._names.outbox, floor))
             for kv in page.kvs:
                 numbered = enumerate(decode_lines(kv.key, kv.value), kv.create_revision << _INDEX_BITS)
                 found += [(number, line) for number, line in numbered if number > self._exported]
@@ -214,12 +231,8 @@ class EtcdStore:
     def _last_number(self, entry: pb.KeyValue) -> int:
         return (entry.create_revision << _INDEX_BITS) + lines_of(entry.key) - 1
 
-    def _oldest_lines(self, floor: int) -> pb.RangeRequest:
-        prefix = self._names.outbox
-        return pb.RangeRequest(
-            key=prefix, range_end=after_prefix(prefix), limit=_LINES_PAGE, min_create_revision=floor,
-            sort_order=pb.RangeRequest.ASCEND, sort_target=pb.RangeRequest.CREATE,
-        )  # fmt: skip
+    def _outbox_of(self, node: str | None) -> bytes:
+        return self._names.outbox if node is None else replace(self._names, node=node).outbox
 
     async def _live(self, at_once: bool = True) -> AsyncIterator[pb.KeyValue]:
         start, end = self._names.live, after_prefix(self._names.live)
@@ -285,6 +298,13 @@ class EtcdStore:
         if write.lines:
             request.success.append(put(names.outbox_entry(write), encode_lines(write.lines)))
         request.failure.extend(self._touched(write))
+
+
+def _oldest_lines(prefix: bytes, floor: int) -> pb.RangeRequest:
+    return pb.RangeRequest(
+        key=prefix, range_end=after_prefix(prefix), limit=_LINES_PAGE, min_create_revision=floor,
+        sort_order=pb.RangeRequest.ASCEND, sort_target=pb.RangeRequest.CREATE,
+    )  # fmt: skip
 
 
 def _checked(change: Exchange) -> bytes:
