@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ import rfc8785
 from jumpvpn.values import dataclass
 
 GENESIS = "0" * 64
+_HOLE = secrets.token_hex(32)  # where a hash will be; no record can contain what nobody knows
+_HOLE_MEMBER = b'"hash":"%b",' % _HOLE.encode()
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _LARGEST_INTEGER = 2**53 - 1  # beyond it RFC 8785 has no integers
 _PLAIN_FROM = 1e-4  # smaller fractions are written with an exponent, of which every encoder has its own form
@@ -27,14 +30,10 @@ class Chain:
 
     def append(self, record: Mapping[str, Any]) -> tuple[Chain, bytes]:
         """The next head and the finished line (canonical JSON with ``chain``, ``seq``, ``prev``, ``hash``)."""
-        before = {"chain": self.name}  # members whose names sort before "hash", and after it: neither is empty
-        after = {"seq": self.seq + 1, "prev": self.head}
-        for name, value in record.items():
-            if name not in _LINKS:
-                (before if name < "hash" else after)[name] = value
-        head, tail = canonical(before)[:-1], canonical(after)[1:]
-        digest = hashlib.sha256(b"%b,%b" % (head, tail)).hexdigest()
-        return Chain(self.name, self.seq + 1, digest), b'%b,"hash":"%b",%b\n' % (head, digest.encode(), tail)
+        links = {"chain": self.name, "seq": self.seq + 1, "prev": self.head, "hash": _HOLE}
+        before, after = canonical({**record, **links}).split(_HOLE_MEMBER)  # never the last: "prev" and "seq" follow
+        digest = hashlib.sha256(before + after).hexdigest()
+        return Chain(self.name, self.seq + 1, digest), b'%b"hash":"%b",%b\n' % (before, digest.encode(), after)
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> tuple[Chain, tuple[bytes, ...]]:
         """``append`` for every record of one commit."""
@@ -43,9 +42,6 @@ class Chain:
             chain, line = chain.append(record)
             lines.append(line)
         return chain, tuple(lines)
-
-
-_LINKS = frozenset({"chain", "seq", "prev", "hash"})
 
 
 def canonical(value: Any) -> bytes:

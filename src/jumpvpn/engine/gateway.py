@@ -69,7 +69,11 @@ class GatewayEngine:
             case inp.PolicyOffered():
                 return self._policy_offered(event, now)
         place = self.places.get(event.uid)
-        return self._for_place(place, event, now) if place is not None else []
+        if place is None:
+            return []
+        if isinstance(event, inp.PathMeasured):
+            return facts.path_measured(place, event, now.boot)
+        return self._for_place(place, event, now)
 
     def next_wakeup(self) -> Instant | None:
         """When the engine wants a ``Tick`` although nothing happened."""
@@ -221,8 +225,6 @@ class GatewayEngine:
                 self._reattach_asked(place, event, turn, now)
             case inp.PathValidated():
                 facts.path_validated(place, event, turn)
-            case inp.PathMeasured():
-                facts.path_measured(place, event, turn)
             case inp.PathSilent() | inp.PathDead() | inp.PathHeard():
                 facts.liveness_fact(place, event, turn)
             case inp.PeerMoved():

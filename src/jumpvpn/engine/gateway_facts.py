@@ -7,6 +7,7 @@ from typing import Any
 from jumpvpn.engine import gateway_plans as plans
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine.liveness import silence_reason
+from jumpvpn.engine.outputs import Output
 from jumpvpn.engine.place import Place
 from jumpvpn.engine.seat import Turn
 from jumpvpn.session import events as ev
@@ -14,7 +15,7 @@ from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, State
 from jumpvpn.transports import state as transport_facts
 from jumpvpn.transports.state import Transport
-from jumpvpn.values import MILLISECOND
+from jumpvpn.values import MILLISECOND, Instant
 
 
 def path_validated(place: Place, fact: inp.PathValidated, turn: Turn) -> None:
@@ -67,13 +68,12 @@ def _return_elsewhere(fact: inp.PathValidated, old: str, turn: Turn) -> None:
         turn.feed(plans.attempt(turn.session, AttemptKind.REBIND, fact.transport, turn.now, fact.peer))
 
 
-def path_measured(place: Place, fact: inp.PathMeasured, turn: Turn) -> None:
-    """New figures of a path."""
-    known = place.see(fact.transport, "", turn.now)
+def path_measured(place: Place, fact: inp.PathMeasured, now: Instant) -> list[Output]:
+    """New figures of a path. They move no session, so they begin no turn: there is one for each probe of each path."""
+    known = place.see(fact.transport, "", now)
     updated = transport_facts.measured(known, fact.rtt_ns, fact.rtt_dev_ns, fact.loss_up, fact.loss_down)
     place.transports[known.id] = updated
-    turn.outputs += place.tune(known.id, turn.session)
-    turn.feed()
+    return place.tune(known.id, place.seat.session)
 
 
 def liveness_fact(place: Place, fact: Any, turn: Turn) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jumpvpn.engine.outputs import TuneLiveness
 from jumpvpn.policy.model import Policy
 from jumpvpn.session.reasons import Reason
@@ -27,9 +25,10 @@ class Liveness:
 
     def close_to(self, other: Liveness, step: int = RETUNE_STEP) -> bool:
         """Whether the change is too small to act on."""
-        return replace(self, silence_busy=0) == replace(other, silence_busy=0) and (
-            abs(self.silence_busy - other.silence_busy) < step
-        )
+        return abs(self.silence_busy - other.silence_busy) < step and self._rest() == other._rest()
+
+    def _rest(self) -> tuple[int, ...]:
+        return self.probe_busy, self.probe_idle, self.silence_idle, self.dead_factor, self.loss_window
 
     def order(self, uid: str, transport: TransportId) -> TuneLiveness:
         """The order that puts these limits into force."""

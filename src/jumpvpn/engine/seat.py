@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from jumpvpn.engine.outputs import Commit, Emit, Output, Secret
@@ -13,7 +13,7 @@ from jumpvpn.session.events import Event
 from jumpvpn.session.machine import Step, step
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Attempt, Session, State
-from jumpvpn.values import SECOND, DomainEvent, Instant, later
+from jumpvpn.values import SECOND, DomainEvent, Instant, later, replace
 
 WAITING_MAX = 1024  # inputs that arrive during one commit; a store that is slower than this is unavailable
 STORE_RETRY = SECOND  # a store that failed is asked again for what time or state demand; forwarding goes on meanwhile

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jumpvpn.engine import inputs as inp
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import reason_of_code
 from jumpvpn.session.state import Session
 from jumpvpn.session.validation import ReattachRequest
-from jumpvpn.values import MILLISECOND, Epoch, Instant, Version
+from jumpvpn.values import MILLISECOND, Epoch, Instant, Version, replace
 
 
 def request_of(asked: inp.ReattachAsked, *, address_validated: bool) -> ReattachRequest:

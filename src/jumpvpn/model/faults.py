@@ -49,7 +49,7 @@ def without_deadline(name: str) -> None:
 
 def moved_deadline(name: str, by: int) -> None:
     """The deadline ``name`` lies ``by`` ns later (earlier if negative)."""
-    _deadlines(lambda found: (replace(found, at=later(found.at, by)),) if found.name == name else (found,))
+    _deadlines(lambda found: (found._replace(at=later(found.at, by)),) if found.name == name else (found,))
 
 
 def swapped_ranks(one: type, other: type) -> None:

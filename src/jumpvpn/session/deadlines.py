@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from jumpvpn.session import events as ev
 from jumpvpn.session.events import Event
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Session, State
-from jumpvpn.values import MILLISECOND, Duration, Instant, dataclass, later
+from jumpvpn.values import MILLISECOND, Duration, Instant, later
 
 PRIORITY: tuple[type, ...] = (
     ev.LifetimePassed,
@@ -106,8 +107,7 @@ _LIFETIME, _KEY_AGE, _TRANSPORT_TTL, _EPISODE, _DWELL = (
 _HANDSHAKE = ev.HandshakeFailed(Reason.HANDSHAKE_TIMEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """A named instant after which ``event`` happens."""
 
     name: str
@@ -148,12 +148,12 @@ def next_deadline(session: Session) -> Deadline | None:
 
 def reached_deadlines(session: Session, now: Instant) -> tuple[Event, ...]:
     """Events of all deadlines that have passed, highest priority first."""
-    return by_priority(tuple(deadline.event for deadline in deadlines(session) if now > deadline.at))
+    return by_priority(tuple([deadline.event for deadline in deadlines(session) if now > deadline.at]))
 
 
 def by_priority(events: tuple[Event, ...]) -> tuple[Event, ...]:
     """Simultaneous events in the published order; equals keep their order."""
-    return tuple(sorted(events, key=lambda event: _RANK[type(event)]))
+    return tuple(sorted(events, key=lambda event: _RANK[type(event)])) if len(events) > 1 else events
 
 
 def cause_of(event: Event) -> Reason | None:
@@ -167,12 +167,14 @@ def _warnings(session: Session, end: Instant) -> list[Deadline]:
     due = _lead_times(limits.lifetime_warnings, limits.max_lifetime)[session.warnings :]
     if not due:
         return []
-    return [Deadline("lifetime_warning", later(end, -due[0]), ev.LifetimeNear(due[0] // MILLISECOND))]
+    lead, warning = due[0]
+    return [Deadline("lifetime_warning", later(end, -lead), warning)]
 
 
 @lru_cache(maxsize=64)  # a policy, and the one that follows it, at each of a few clients in one process
-def _lead_times(warnings: tuple[Duration, ...], lifetime: Duration) -> tuple[Duration, ...]:
-    return tuple(lead for lead in sorted(warnings, reverse=True) if lead < lifetime)
+def _lead_times(warnings: tuple[Duration, ...], lifetime: Duration) -> tuple[tuple[Duration, ev.LifetimeNear], ...]:
+    times = (lead for lead in sorted(warnings, reverse=True) if lead < lifetime)
+    return tuple((lead, ev.LifetimeNear(lead // MILLISECOND)) for lead in times)
 
 
 def _recovery(session: Session) -> list[Deadline]:

@@ -86,9 +86,9 @@ class Session:
     """The record of one session; replaced, never changed.
 
     Durable fields are those that ``records.py`` writes. ``attempt``, ``tried`` and ``want`` are plans of the running
-    process: they die with it and never raise the version. ``prior_bound_version`` is what the client showed to know when
-    it asked for the newest binding, and stays valid: if that answer was lost, and the next one, it asks again with what
-    it knows; its data in the new epoch does not show that an answer came (such data may follow the request at once).
+    process: they die with it and never raise the version. ``prior_bound_version`` is what the client showed to know
+    when it asked for the newest binding, and stays valid: if that answer was lost, and the next one, it asks again with
+    what it knows; its data in the new epoch does not show that an answer came (data may follow the request at once).
     """
 
     id: SessionId

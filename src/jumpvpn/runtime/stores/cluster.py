@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from jumpvpn.runtime import clock
@@ -31,7 +31,7 @@ from jumpvpn.runtime.stores.shared import (
     same_record,
     settle,
 )
-from jumpvpn.values import Instant
+from jumpvpn.values import Instant, replace
 
 __all__ = ["FLUSH_WITHIN", "ClusterStore", "LocalStore"]
 

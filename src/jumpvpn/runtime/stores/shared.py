@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, StoredSession, StoreUnavailable, Write, judge
-from jumpvpn.values import dataclass
+from jumpvpn.values import dataclass, replace
 
 
 class Unanswered(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -38,6 +37,7 @@ from jumpvpn.runtime.stores.etcd.records import (
 )
 from jumpvpn.runtime.stores.pool import Bounds, Pool, Spoilt
 from jumpvpn.runtime.stores.shared import Exchange, Found, KeptLines, Outcome, Unanswered, settle
+from jumpvpn.values import replace
 
 # etcd's own bounds are 1.5 MiB a request and 128 operations a transaction (--max-request-bytes, --max-txn-ops).
 LONGEST_RECORD = 64 << 10  # a record is a few KiB; bounds a page of them
