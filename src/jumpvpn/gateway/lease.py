@@ -49,7 +49,7 @@ class LeaseKeeper:
         self.wish = member.state  # what the others are told while this node may act
         self._config = config
         self._leases = leases
-        self._file = state_dir / "lease"
+        self._directory, self._file = state_dir, state_dir / "lease"
         self._set_deadline = set_deadline
         self._complain = complain
         self._lease: Lease | None = None
@@ -72,12 +72,13 @@ class LeaseKeeper:
     async def join(self) -> None:
         """Take a lease and the node's name under it. Raises StoreUnavailable, StartFailed (the name is in use).
 
-        The lease of a former run is revoked first: the lock on the state directory shows that it has ended.
+        The lease of a former run is revoked first: the lock on the state directory shows that it has ended. That says
+        nothing of a copy of the directory, or of another machine that was started from a copy of the disk.
         """
         await self._revoke_former()
         before = clock.boot_time()
         lease = await self._leases.grant(self._config.lease_seconds)
-        self._write(str(lease.id))
+        self._write(f"{lease.id} {self._place()}")
         self.taken += 1
         self.member = replace(self.member, beat=self.member.beat + 1, state=Serving.FENCED)
         self._lease, self._on_their_way = lease, {self.member.beat: later(before, self._config.lease)}
@@ -178,10 +179,17 @@ class LeaseKeeper:
 
     async def _revoke_former(self) -> None:
         try:
-            former = int(self._file.read_text(encoding="ascii"))
+            number, place = self._file.read_text(encoding="ascii").split(maxsplit=1)
+            former = int(number) if place == self._place() else None
         except (OSError, ValueError):
             return
-        await self._leases.revoke_by_id(former)
+        if former is not None:
+            await self._leases.revoke_by_id(former)
+
+    def _place(self) -> str:
+        """This boot of this machine, and this directory: what its lock can speak for. Raises OSError."""
+        directory = self._directory.stat()
+        return f"{clock.boot_id()} {directory.st_dev}:{directory.st_ino}"
 
     def _write(self, text: str) -> None:
         try:

@@ -13,13 +13,13 @@ from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import Overtaken, Plane
 from jumpvpn.runtime.stores.base import TERMINATED, StoredSession, StoreUnavailable
 from jumpvpn.runtime.stores.cluster import ClusterStore
-from jumpvpn.session.records import BadRecord, Kept, decode
+from jumpvpn.session.records import BadRecord, Kept, decode, inner_addresses
 from jumpvpn.session.state import Session
 from jumpvpn.values import SessionId
 
 WAITING_MAX = 16_384  # sessions: as many requests as wait in the packet core; the rest is dropped, and repeated
 # From reading to the client's answer: one that answers all of a storm together answers all of them too late.
-AT_ONCE = 256
+AT_ONCE = 128
 SETTLED_WITHIN_SECONDS = 5.0  # whatever became of it: the packet core has forgotten the request by then
 
 
@@ -100,10 +100,9 @@ class Takeovers:
             settled = self._trying[uid] = asyncio.Event()
             try:
                 if await self._tried(session_id):
-                    async with asyncio.timeout(SETTLED_WITHIN_SECONDS):
-                        await settled.wait()
-            except TimeoutError:  # its client asks again
-                pass
+                    late = asyncio.get_running_loop().call_later(SETTLED_WITHIN_SECONDS, settled.set)
+                    await settled.wait()
+                    late.cancel()
             finally:
                 if self._trying.get(uid) is settled:
                     del self._trying[uid]
@@ -130,13 +129,14 @@ class Takeovers:
         newest = requests.pop()
         for request in requests:
             self._drop(request)
-        # It has come here meanwhile, or it will: from this node's own file, which may know more than the store.
-        if uid in self._executor.handles or self._returns(stored.owner):
+        if uid in self._executor.handles:  # it has come here meanwhile, with an older request: the engine has this one
+            self._executor.race.give(self._plane.retry_reattach, newest.request)
+            return False
+        if self._returns(stored.owner):  # it will come from this node's own file, which may know more than the store
             self._drop(newest)
             return False
         try:
-            _, kept = decode(stored.body, self._policy(), clock.now(), clock.boot_id())
-            inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
+            inner = inner_addresses(stored.body)
             handle = self._plane.restore(stored.session_id, stored.sealed or b"", inner, routed=False)
         except (BadRecord, ValueError) as error:
             self._complain(f"the record of session {uid} cannot be used: {error}")

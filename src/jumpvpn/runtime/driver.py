@@ -146,10 +146,13 @@ class Driver:
             await asyncio.sleep(0)
             return
         due = self._engine.next_wakeup()
-        timeout = None if due is None else max(0.0, (due - clock.boot_time()) / 1e9)
         self._wake.clear()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
+        if due is None:
+            await self._wake.wait()
             return
+        left = max(0.0, (due - clock.boot_time()) / 1e9)
+        alarm = asyncio.get_running_loop().call_later(left, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            alarm.cancel()

@@ -73,6 +73,16 @@ class _SessionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     totals: _TotalsRecord = _TotalsRecord()  # a record without it is from a program that did not count
 
 
+class _Inner(msgspec.Struct, frozen=True):
+    """What is needed of a record before its client has proved anything."""
+
+    inner: tuple[str, ...]
+
+
+_INNER = msgspec.msgpack.Decoder(_Inner)
+_RECORD = msgspec.msgpack.Decoder(_SessionRecord)
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What a gateway keeps beside the machine's record: who the device is and which inner addresses it has."""
@@ -114,7 +124,7 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
     ``age_ms`` is the session's age as its client has proved to claim it.
     """
     try:
-        record = msgspec.msgpack.decode(body, type=_SessionRecord)
+        record = _RECORD.decode(body)
         state, role = State(record.state), Role(record.role)
         reason = Reason(record.reason) if record.reason is not None else None
         session_id = SessionId(record.id)
@@ -137,6 +147,14 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
         totals=Totals(*msgspec.structs.astuple(record.totals)),
     )  # fmt: skip
     return session, Kept(record.device, record.device_name, record.inner)
+
+
+def inner_addresses(body: bytes) -> list[str]:
+    """Only the inner addresses of the record, without their prefix lengths. Raises BadRecord."""
+    try:
+        return [address.split("/", maxsplit=1)[0] for address in _INNER.decode(body).inner]
+    except msgspec.MsgspecError as error:
+        raise BadRecord(f"not a session record: {error}") from None
 
 
 def _shift(record: _SessionRecord, now: Now, boot_id: str, age_ms: int | None) -> int:

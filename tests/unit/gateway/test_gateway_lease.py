@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,10 +168,28 @@ async def _passing(kept: Kept, clock: Clock) -> None:
 
 
 def test_the_lease_of_a_former_run_is_revoked_first(kept: Kept, tmp_path: Path) -> None:
-    (tmp_path / "lease").write_text("41", encoding="ascii")
     asyncio.run(kept.keeper.join())
-    assert kept.store.revoked == [41]
-    assert (tmp_path / "lease").read_text(encoding="ascii") == "77"
+    assert kept.store.revoked == []
+    again = Kept(tmp_path)
+    asyncio.run(again.keeper.join())
+    assert again.store.revoked == [77]
+
+
+def test_a_copy_of_the_directory_leaves_the_lease_of_the_original_alone(kept: Kept, tmp_path: Path) -> None:
+    asyncio.run(kept.keeper.join())
+    copied = Kept(Path(shutil.copytree(tmp_path, tmp_path / "copy")))
+    asyncio.run(copied.keeper.join())
+    assert copied.store.revoked == []
+
+
+def test_a_copy_of_the_machine_leaves_the_lease_of_the_original_alone(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(kept.keeper.join())
+    monkeypatch.setattr(lease_module.clock, "boot_id", lambda: "another boot")
+    cloned = Kept(tmp_path)
+    asyncio.run(cloned.keeper.join())
+    assert cloned.store.revoked == []
 
 
 def test_a_name_that_another_gateway_holds_is_refused_with_words(kept: Kept) -> None:

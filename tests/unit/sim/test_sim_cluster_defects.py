@@ -10,7 +10,7 @@ from jumpvpn.sim.judge import journal_judge
 EXPECTED = {
     "deadline ignored": {"SINGLE_BINDING", "EPOCH", "CHAIN"},
     "beat not awaited": {"SINGLE_BINDING"},
-    "claim not fenced by version": {"EPOCH", "VERSION", "SINGLE_BINDING", "CHAIN", "ABSORBING", "TOTALITY"},
+    "claim not fenced by version": {"EPOCH", "VERSION", "SINGLE_BINDING", "CHAIN", "ABSORBING", "TOTALITY", "FINITE"},
     "adoption resets the transport clock": {"CLOCKS"},
     "old epoch kept open after a lost gateway": {"SINGLE_BINDING"},
 }

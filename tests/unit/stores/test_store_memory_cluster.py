@@ -9,7 +9,13 @@ from typing import TypeVar
 import pytest
 from store_writes import SESSION, owned
 
-from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, StoredSession, StoreUnavailable
+from jumpvpn.runtime.stores.base import (
+    TERMINATED,
+    CommitResult,
+    CommitUnknown,
+    StoredSession,
+    StoreUnavailable,
+)
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.leases import Change, Compacted, LeaseLost
 from jumpvpn.runtime.stores.memory import MemoryStore
@@ -138,3 +144,20 @@ async def test_lost_answers_are_read_back_and_a_cut_store_is_unavailable(world: 
         await store.commit(owned(4, shared=True))
     assert not isinstance(raised.value, CommitUnknown)
     assert await store.commit(owned(4)) is CommitResult.COMMITTED
+
+
+async def test_what_is_another_nodes_or_has_ended_while_it_is_listed_is_not_listed(world: World) -> None:
+    first, second = await world.store("gw1"), await world.store("gw2")
+    names = [bytes([n]) * 16 for n in range(4)]
+    for name in names:
+        assert await first.commit(owned(1, session_id=name)) is CommitResult.COMMITTED
+    listed = world.cluster.shared("gw1").owned("gw1", lambda _reason: None)
+    seen = await taken(listed, 1)
+    stored = await second.load(names[1])
+    assert stored is not None
+    second.take(stored)
+    moved = owned(2, "gw2", 2, session_id=names[1], expected_version=1)
+    assert await second.commit(moved) is CommitResult.COMMITTED
+    assert await first.commit(owned(2, session_id=names[2], state=TERMINATED)) is CommitResult.COMMITTED
+    seen += [found async for found in listed]
+    assert [found.session and found.session.session_id for found in seen] == [names[0], names[3]]

@@ -206,7 +206,10 @@ class MemoryShared:
         self._cluster.reach(self._node)
         for session in await self.load_all():
             if session.owner == node:
-                yield self._found(session.session_id)
+                found = self._found(session.session_id)
+                there = found.session  # the caller may have awaited meanwhile: it may be another's, or have ended
+                if there is not None and there.owner == node and there.state != TERMINATED:
+                    yield found
 
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp (ns) of this device; 0 if none."""

@@ -50,6 +50,11 @@ class _Place(Generic[Item, Answer]):
     answer: tuple[Answer] | None = None
     failure: StoreUnavailable | Unanswered | None = None
 
+    def expire(self) -> None:
+        """The deadline has come."""
+        if not self.turn.done():
+            self.turn.set_exception(TimeoutError())
+
 
 class Pool(Generic[Item, Answer]):
     """Sends items with ``send(items, deadline)``, which answers all of them in order, or raises.
@@ -86,17 +91,22 @@ class Pool(Generic[Item, Answer]):
     async def _waited(self, mine: _Place[Item, Answer]) -> bool:
         """Whether to send the next request; False once another has sent the item."""
         self._queue.append(mine)
+        loop = asyncio.get_running_loop()
+        late = None if math.isinf(mine.deadline) else loop.call_at(mine.deadline, mine.expire)
         try:
-            async with asyncio.timeout_at(None if math.isinf(mine.deadline) else mine.deadline):
-                return await mine.turn
-        except BaseException as end:
-            if not mine.turn.cancel() and not mine.turn.cancelled() and mine.turn.result():
-                self._hand_on()
-            if not isinstance(end, TimeoutError):
-                raise
+            return await mine.turn
+        except TimeoutError:
             if mine.taken:
                 raise Spoilt(Unanswered("no answer in time")) from None
             raise StoreUnavailable("the store is too busy: the request could not be sent in time") from None
+        except asyncio.CancelledError:
+            turn = mine.turn  # it may have come at the same moment
+            if turn.done() and not turn.cancelled() and turn.exception() is None and turn.result():
+                self._hand_on()
+            raise
+        finally:
+            if late is not None:
+                late.cancel()
 
     def _batch(self, mine: _Place[Item, Answer]) -> list[_Place[Item, Answer]]:
         """``mine`` and those of the queue that go with it, in order; whoever has gone away is left out."""

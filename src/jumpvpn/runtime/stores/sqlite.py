@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +24,7 @@ from jumpvpn.runtime.stores.base import (
 )
 
 Answer = TypeVar("Answer")
+_ROWS_TOGETHER = 32  # a statement for each smaller number is kept ready
 _MOST_TOGETHER = 256  # changes in one transaction: some MiB in memory, and the first of them does not wait long
 
 APPLICATION_ID = 0x4A56504E  # "JVPN": tells our files from any other SQLite file
@@ -54,10 +56,14 @@ _MARKS = ", ".join("?" for _ in _COLUMNS.split(", "))
 
 @dataclass(slots=True)
 class _Job(Generic[Answer]):
-    """One change, then what came of it: ``answer`` (in a tuple, it may be None) or ``error``; ``done`` tells so."""
+    """One change, then what came of it: ``answer`` (in a tuple, it may be None) or ``error``; ``done`` tells so.
+
+    ``adopted`` are the records and lines of a change that only puts those.
+    """
 
     change: Callable[[], Answer]
     done: asyncio.Future[None]
+    adopted: tuple[Sequence[StoredSession], Sequence[bytes]] | None = None
     answer: tuple[Answer] | None = None
     error: Exception | None = None
 
@@ -113,7 +119,7 @@ class SqliteStore:
 
         For a node whose shared store has decided already: nothing is compared.
         """
-        await self._together(lambda: self._adopt(records, lines, gone))
+        await self._together(lambda: self._adopt(records, lines, gone), None if gone else (records, lines))
 
     @property
     def last_line(self) -> int:
@@ -182,10 +188,12 @@ class SqliteStore:
         row = self._db.execute(query, (session_id,)).fetchone()
         return None if row is None else StoredSession(*row)
 
-    async def _together(self, change: Callable[[], Answer]) -> Answer:
+    async def _together(
+        self, change: Callable[[], Answer], adopted: tuple[Sequence[StoredSession], Sequence[bytes]] | None = None
+    ) -> Answer:
         """Carry ``change`` out in a transaction that it shares with others that wait: one sync serves them all."""
         loop = asyncio.get_running_loop()
-        job = _Job(change, loop.create_future())
+        job = _Job(change, loop.create_future(), adopted)
         self._jobs.append(job)
         if not self._called:
             self._called = True
@@ -234,14 +242,28 @@ class SqliteStore:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._forget_exported()
-            for job in jobs:
-                self._attempt(job)
+            for adopting, some in groupby(jobs, key=lambda job: job.adopted is not None):
+                group = list(some)
+                if adopting and len(group) > 1:
+                    self._adopt_all(group)
+                else:
+                    for job in group:
+                        self._attempt(job)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self._last_line = self._newest_line()
+
+    def _adopt_all(self, jobs: Sequence[_Job[Any]]) -> None:
+        """Changes in a row that only put something, in few statements; raising, none of them."""
+        adopted = [job.adopted for job in jobs if job.adopted is not None]
+        self._adopt(
+            [record for records, _ in adopted for record in records], [x for _, lines in adopted for x in lines]
+        )
+        for job in jobs:
+            job.answer, job.error = (None,), None
 
     def _attempt(self, job: _Job[Any]) -> None:
         """One change of several; its failure undoes only itself, unless SQLite has undone all of them."""
@@ -271,22 +293,27 @@ class SqliteStore:
         self._add_lines(write.lines)
         return CommitResult.COMMITTED
 
-    def _adopt(self, records: Sequence[StoredSession], lines: Sequence[bytes], gone: Sequence[bytes]) -> None:
-        for record in records:
-            self._put(record)
-        self._db.executemany("DELETE FROM session WHERE session_id = ?", [(session_id,) for session_id in gone])
+    def _adopt(self, records: Sequence[StoredSession], lines: Sequence[bytes], gone: Sequence[bytes] = ()) -> None:
+        self._put(*records)
+        if gone:
+            self._db.executemany("DELETE FROM session WHERE session_id = ?", [(session_id,) for session_id in gone])
         self._add_lines(lines)
 
     def _add_lines(self, lines: Sequence[bytes]) -> None:
-        self._db.executemany("INSERT INTO outbox (line) VALUES (?)", [(line,) for line in lines])
+        self._insert("INSERT INTO outbox (line)", "(?)", [(line,) for line in lines])
 
     def _newest_line(self) -> int:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
         return 0 if row is None else int(row[0])
 
-    def _put(self, new: StoredSession) -> None:
-        statement = f"INSERT OR REPLACE INTO session ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 (constants)
-        self._db.execute(statement, _values(new))
+    def _put(self, *records: StoredSession) -> None:
+        self._insert(f"INSERT OR REPLACE INTO session ({_COLUMNS})", f"({_MARKS})", [_values(one) for one in records])
+
+    def _insert(self, into: str, marks: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Many rows in one statement: for each one the interpreter is let go, and has to be waited for again."""
+        for first in range(0, len(rows), _ROWS_TOGETHER):
+            some = rows[first : first + _ROWS_TOGETHER]
+            self._db.execute(f"{into} VALUES {','.join([marks] * len(some))}", [*chain.from_iterable(some)])
 
     def _device_timestamp(self, device: bytes) -> int:
         row = self._db.execute("SELECT timestamp FROM device WHERE device = ?", (device,)).fetchone()
