@@ -26,7 +26,7 @@ REQUESTS_REMEMBERED = 16_384  # as many as wait in the packet core at most
 SESSIONS_REMEMBERED = 65_536  # that were decided on last: what is older is in the store, and refuses by its version
 NONCES_REMEMBERED = 8  # of one session: within the second until the store has them it is decided on no more often
 # A client that was asked to leave takes what comes from here until its new gateway's first packet. What comes in here
-# is delivered until the network behind the gateways sends to that one, which is after two commits and an announcement;
+# is delivered until the network behind the gateways sends to that one, which is after a commit and an announcement;
 # then it is passed on. For twice that time what the client sent here before it left may still arrive.
 HAND_OVER_SECONDS = 0.1
 LINGER_SECONDS = 0.2

@@ -19,7 +19,7 @@ from jumpvpn.values import SessionId
 
 WAITING_MAX = 16_384  # sessions: as many requests as wait in the packet core; the rest is dropped, and repeated
 # From reading to the client's answer: one that answers all of a storm together answers all of them too late.
-AT_ONCE = 128
+AT_ONCE = 192
 SETTLED_WITHIN_SECONDS = 5.0  # whatever became of it: the packet core has forgotten the request by then
 
 

@@ -119,15 +119,18 @@ class Recorder:
 
     async def forget_exported(self) -> None:
         """Let the store forget lines that the journal has, and write summaries that are due; runs until cancelled."""
+        forgotten = 0
         while True:
             await asyncio.sleep(EXPORT_SECONDS)
             if self.tape is not None:
                 self.tape.flush()
             self._append(self.sealer.due(clock.now()))
-            while batch := await self.store.outbox():
+            newest = self.store.last_line
+            if newest > forgotten:
                 if self.under_way:  # whoever put these lines there has begun by now
                     await asyncio.wait(set(self.under_way))
-                await self.store.exported(batch[-1][0])
+                await self.store.exported(newest)
+                forgotten = newest
 
     async def vouch(self) -> None:
         """Write a checkpoint when one is due; runs until cancelled. Raises JournalFailed."""

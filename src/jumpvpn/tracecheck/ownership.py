@@ -14,10 +14,11 @@ WORKERS = 2  # the larger runs gain from a second thread; a third would only hea
 PROMISES = {
     "NO_DUAL_ACTIVE": "P-C1 the client would accept packets as current from one gateway at most",
     "ONLY_OWNER_FORWARDS": "P-C2 who forwards has its lease, and was replaced less than a lease ago if at all",
-    "EPOCH": "P-C3 each owner has the next term; epochs never fall, a takeover's is all that the client asked for",
+    "EPOCH": "P-C3 each owner has the next term; epochs never fall, a takeover's is the one asked for",
     "VERSION": "P-C3 each write raises the version by one above all that store and client know",
     "COMMIT_FENCED": "P-C4 what is written replaces the very record that the writer knew",
-    "BINDING_NOT_INHERITED": "P-C5 a new owner, by takeover or adoption, never inherits ATTACHED or the binding",
+    "BINDING_NOT_INHERITED": "P-C5 a new owner has the binding that its client asks for, or none; never the former one",
+    "GRANT_FOLLOWS_COMMIT": "P-C4 no answer to a request before its commit, or without knowing that it took place",
     "NONCE_ONCE": "P-C6 a request counts once, at whatever gateway",
     "NONCE_PROVED": "P-C6 a request that fails its proof uses up no nonce",
     "ABSORBING": "P-S5 nothing leaves TERMINATED",
@@ -38,12 +39,15 @@ ASSUMPTIONS = (
     ),
     "a request's proof cannot be forged, and names its gateway; keys of an epoch mix the nonce that opened it",
     "the client has one attempt at a time, and asks for a higher epoch with each",
-    "a gateway's journal of nonces survives its crash; a process starts only when its predecessor is dead",
+    (
+        "a gateway's journal of nonces survives its crash; a process starts only when its predecessor is dead, whose "
+        "last write to the store may still take place"
+    ),
     "the watch tells changes and beats in the order of the store",
     (
         "RECOVERS: finitely many faults; a gateway that stays connected, running and undrained; weak fairness of time, "
-        "renewals, fencing and the client's asking, strong fairness of deliveries, takeovers and commits; renewals are "
-        "quicker than a tick; requests that the client gave up come no more"
+        "renewals, fencing, grants and the client's asking, strong fairness of deliveries, takeovers and commits; "
+        "renewals are quicker than a tick; requests that the client gave up come no more"
     ),
 )
 

@@ -18,7 +18,7 @@ CONFIGS = (
     "Ownership.cfg", "OwnershipDrift.cfg", "OwnershipTerms.cfg", "OwnershipThree.cfg", "OwnershipLive.cfg",
 )  # fmt: skip
 HEAP_MB = 1024  # the largest run, of full-length traces, takes about 700 with all that Java adds
-SECONDS = 300  # the largest exhaustive run takes forty on a small machine
+SECONDS = 300  # the largest exhaustive run takes fifty on a small machine
 _STATES = re.compile(r"^([\d,]+) states generated, ([\d,]+) distinct states found, 0 states left", re.MULTILINE)
 _VIOLATED = re.compile(
     r"^Error: (?:(?:Invariant|Action property) (\w+) is violated|The invariant of (\w+) is equal to FALSE)",

@@ -66,18 +66,38 @@ def _store_mutants() -> list[Mutant]:
     stored = " /\\ Stored(n) = TRUE\n  /\\ rec' = [rec EXCEPT !.epoch"
     compares = " /\\ Unchanged(n) = TRUE\n"
     unguarded = 'job[n] = NoJob /\\ rec.st # "TERMINATED"\n'
+    landing = "  /\\ s # NoJob /\\ (s.base = Present) = TRUE"
+    early = '  /\\ own\' = [own EXCEPT ![n] = Fresh(Taken(n, k), k)]\n  /\\ Note("read")\n  /\\ UNCHANGED <<rec, stray'
+    trusting = (
+        '  /\\ job[n].kind = "take" /\\ own\' = [own EXCEPT ![n] = Fresh(Taken(n, job[n].nonce), job[n].nonce)]\n'
+        '  /\\ Note("doubt")\n  /\\ UNCHANGED <<rec, client'
+    )
     return [
         Mutant("a commit compares nothing", "COMMIT_FENCED", ((stored, "\n  /\\ rec' = [rec EXCEPT !.epoch"),)),
         Mutant("a commit compares no term: no lower version wins", "COMMIT_FENCED",
                ((stored, " /\\ rec.ver <= own[n].ver\n  /\\ rec' = [rec EXCEPT !.epoch"),)),
         Mutant("a takeover without compare-and-swap", "COMMIT_FENCED", ((taking + compares, taking + "\n"),)),
         Mutant("an adoption without compare-and-swap", "COMMIT_FENCED", ((adopting + compares, adopting + "\n"),)),
-        Mutant("a new owner inherits the binding", "BINDING_NOT_INHERITED",
-               (('bound |-> None, st |-> "RECOVERING"', "bound |-> rec.bound, st |-> rec.st"),)),
+        Mutant("a write that was given up compares nothing when it lands", "COMMIT_FENCED",
+               ((landing, "  /\\ s # NoJob"),)),
+        Mutant("a grant that does not wait for its commit", "GRANT_FOLLOWS_COMMIT",
+               (('  /\\ Note("read")\n  /\\ UNCHANGED <<rec, own, stray', early),)),
+        Mutant("an unknown outcome counts as a success", "GRANT_FOLLOWS_COMMIT",
+               (('  /\\ Note("doubt")\n  /\\ UNCHANGED <<rec, own, client', trusting),)),
+        Mutant("two owners in one term after an unknown outcome", "ONE_HISTORY",
+               (('  /\\ Note("doubt")\n  /\\ UNCHANGED <<rec, own, client', trusting),
+                (" GRANT_FOLLOWS_COMMIT", ""), ("INVARIANTS TypeOK", "INVARIANTS"))),
+        Mutant("an adopter inherits the binding", "BINDING_NOT_INHERITED",
+               (('bound |-> None,\n               st |-> "RECOVERING"', "bound |-> rec.bound, st |-> rec.st"),)),
+        Mutant("a takeover keeps the former owner's binding", "BINDING_NOT_INHERITED",
+               (("!.bound = n,\n", "!.bound = rec.bound,\n"),)),
         Mutant("a new owner in the old one's term", "ONE_HISTORY", (("term |-> rec.term + 1", "term |-> rec.term"),)),
-        Mutant("a takeover without a new version", "VERSION", (("Max(rec.ver, ver) + 1", "Max(rec.ver, ver)"),)),
-        Mutant("a version not raised by the client's", "VERSION", (("- 1, reqs[k].ver)", "- 1, 0)"),)),
-        Mutant("an epoch not raised by the client's", "EPOCH", (("Owned(n, Opens(k) - 1,", "Owned(n, 0,"),)),
+        Mutant("a takeover without a new version", "VERSION", (("reqs[k].ver) + 2", "reqs[k].ver)"),)),
+        Mutant("a version not raised by the client's", "VERSION", (("Max(rec.ver, reqs[k].ver) + 2", "rec.ver + 2"),)),
+        Mutant("an epoch not raised by the client's", "EPOCH", (("!.epoch = Opens(k),", "!.epoch = rec.epoch,"),)),
+        Mutant("a takeover records the epoch before the one that was asked for", "NONCE_ONCE",
+               (("!.epoch = Opens(k),", "!.epoch = Opens(k) - 1,"),
+                ("PROPERTIES COMMIT_FENCED EPOCH", "PROPERTIES COMMIT_FENCED"))),
         Mutant("TERMINATED revived", "ABSORBING", ((unguarded, "job[n] = NoJob\n"),)),
     ]  # fmt: skip
 

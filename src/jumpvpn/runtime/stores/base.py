@@ -148,6 +148,10 @@ class Store(Protocol):
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp (ns) committed for this device key; 0 if none."""
 
+    @property
+    def last_line(self) -> int:
+        """The number of the newest outbox line that was ever added; 0 if none."""
+
     async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
         """Oldest event lines that are committed but not yet exported, with their rising numbers."""
 

@@ -54,10 +54,6 @@ class LocalStore(Store, Protocol):
     ) -> None:
         """Put records as they are, add outbox lines, erase the sessions ``gone``; one transaction."""
 
-    @property
-    def last_line(self) -> int:
-        """The number of the newest outbox line that was ever added."""
-
 
 @dataclass(slots=True)
 class _Turn:
@@ -154,6 +150,11 @@ class ClusterStore:
     async def last_session(self, device: bytes) -> bytes | None:
         """The session that this device began last, at any gateway; None if it began none."""
         return await self._shared.last_session(device)
+
+    @property
+    def last_line(self) -> int:
+        """The number of the newest line that this node ever added."""
+        return self._local.last_line
 
     async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
         """Oldest lines of this node not yet exported."""

@@ -15,7 +15,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable, Write
+from jumpvpn.runtime.stores.base import TERMINATED, StoredSession, StoreUnavailable, Write
 from jumpvpn.runtime.stores.etcd.records import decode_session
 from jumpvpn.runtime.stores.leases import Change, Compacted, Lease, LeaseLost, Listing
 from jumpvpn.runtime.stores.membership import Serving, decode_member
@@ -211,7 +211,8 @@ class Records(_Line):
         for session in await self.load_all():
             if session.owner == node:
                 found = await self.find(session.session_id)
-                if found.session is not None and found.session.owner == node:  # not meanwhile another's
+                there = found.session  # meanwhile it may have become another's, or have ended
+                if there is not None and there.owner == node and there.state != TERMINATED:
                     yield found
 
     async def device_timestamp(self, device: bytes) -> int:
