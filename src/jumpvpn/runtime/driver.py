@@ -132,7 +132,10 @@ class Driver:
             result = "unavailable"
         except Overtaken:  # the request ran out of time before its turn came: nobody waits for the answer
             result = "conflict"
-        self.post(inp.CommitEnded(order.uid, order.serial, result))
+        # Ahead of what waits: when thousands ask at once, those that have been dealt with are answered first. For the
+        # session itself nothing changes: what came for it meanwhile waits for this.
+        self._inputs.appendleft(inp.CommitEnded(order.uid, order.serial, result))
+        self._wake.set()
 
     def _committed(self, task: asyncio.Task[None]) -> None:
         self._commits.discard(task)
