@@ -12,13 +12,13 @@ EXTENDS Session, Sequences, TraceData
 VARIABLES
   trace,  \* which one
   l,      \* the line that is next
-  todo,   \* the events that the row taken last has still to show
+  unshown,   \* the events that the row taken last has still to show
   done,   \* that row, its input, its reason, and the session before it
   by,     \* the node that acts under the present term
   fenced, \* whether it has said that it lost the session: then it may not act for it any more
   served  \* at a client: the latest term whose owner granted it an epoch
 
-traceVars == <<s, again, row, trace, l, todo, done, by, fenced, served>>
+traceVars == <<s, again, row, trace, l, unshown, done, by, fenced, served>>
 
 Lines == Traces[trace].lines
 Line == Lines[l]
@@ -118,7 +118,7 @@ Listed(r, reason) == IF r.reasons = {} THEN reason = "" ELSE reason \in r.reason
 (* Behaviour: the first event of a row takes the row, the others only show it. *)
 
 TraceInit == \E t \in DOMAIN Traces :
-  /\ trace = t /\ l = 1 /\ todo = {} /\ again = Nothing /\ row = "0"
+  /\ trace = t /\ l = 1 /\ unshown = {} /\ again = Nothing /\ row = "0"
   /\ s = LET first == Traces[t].lines[1]
          IN Birth(Traces[t].end, IF first.limit > 0 THEN first.limit ELSE 1)
   /\ done = Begin /\ by = Traces[t].lines[1].node /\ fenced = FALSE /\ served = 0
@@ -130,7 +130,7 @@ Created == /\ l = 1 /\ More
            /\ Line.from = "BIRTH" /\ Line.to = "BIRTH" /\ Line.reason = "" /\ Line.transport = None
            /\ Line.kind = s.role /\ Line.limit = s.limit
            /\ l' = 2
-           /\ UNCHANGED <<s, again, row, trace, todo, done, by, fenced, served>>
+           /\ UNCHANGED <<s, again, row, trace, unshown, done, by, fenced, served>>
 
 \* One node acts under a term, until it loses the session; whoever acts then has a term of its own. What the node had
 \* decided before the loss, and was on its way to the store then, may count (early). Nobody adopts what it owns itself,
@@ -145,7 +145,7 @@ MayAct(r) == IF r.event # "OwnerChanged" THEN Line.node = by /\ (fenced => Line.
 Served == IF Line.event # "reattach.result" \/ Line.granted = -1 THEN served' = served
           ELSE Line.granted >= served /\ served' = Line.granted
 
-Step == /\ l > 1 /\ More /\ todo = {}
+Step == /\ l > 1 /\ More /\ unshown = {}
         /\ \E r \in {q \in Rows : q.id = Line.row /\ Listed(q, Line.reason)} :
              \E x \in IF again = Nothing THEN InputsOf(r) ELSE {again} :
                /\ (again # Nothing \/ Valid(x)) = TRUE
@@ -154,28 +154,28 @@ Step == /\ l > 1 /\ More /\ todo = {}
                /\ MayAct(r) = TRUE
                /\ Take(r, x)
                /\ \E event \in Shown(r) : /\ Fits(Line, event, r, x, Line.reason, s, s') = TRUE
-                                          /\ todo' = Shown(r) \ {event}
+                                          /\ unshown' = Shown(r) \ {event}
                /\ done' = [id |-> r.id, x |-> x, reason |-> Line.reason, before |-> s]
                /\ fenced' = (r.id = Loss \/ (fenced /\ r.event # "OwnerChanged"))
         /\ by' = Line.node /\ Served
         /\ l' = l + 1
         /\ UNCHANGED trace
 
-Show == /\ More /\ todo # {} /\ Line.node = by /\ Served
-        /\ \E event \in todo : /\ Fits(Line, event, RowOf[done.id], done.x, done.reason, done.before, s) = TRUE
-                               /\ todo' = todo \ {event}
+Show == /\ More /\ unshown # {} /\ Line.node = by /\ Served
+        /\ \E event \in unshown : /\ Fits(Line, event, RowOf[done.id], done.x, done.reason, done.before, s) = TRUE
+                               /\ unshown' = unshown \ {event}
         /\ l' = l + 1
         /\ UNCHANGED <<s, again, row, trace, done, by, fenced>>
 
 \* Where the lane of the node may have lost lines (its process was replaced, or its journal is not there), attempts may
 \* begin and end unseen.
-Silent == /\ Traces[trace].silent /\ l > 1 /\ More /\ todo = {} /\ again = Nothing /\ ~fenced
+Silent == /\ Traces[trace].silent /\ l > 1 /\ More /\ unshown = {} /\ again = Nothing /\ ~fenced
           /\ \E id \in Attempts, kind \in Kinds \cup {None}, on \in {Line.transport, s.try.on} :
                LET r == RowOf[id]
                    x == [Nothing EXCEPT !.event = r.event, !.on = on, !.kind = kind]
                IN /\ on # None /\ (kind = None) = (id = "17") /\ s.state \in r.from /\ Valid(x) = TRUE
                   /\ Take(r, x)
-          /\ UNCHANGED <<trace, l, todo, done, by, fenced, served>>
+          /\ UNCHANGED <<trace, l, unshown, done, by, fenced, served>>
 
 TraceNext == Created \/ Step \/ Show \/ Silent
 TraceSpec == TraceInit /\ [][TraceNext]_traceVars
@@ -185,13 +185,13 @@ TraceSpec == TraceInit /\ [][TraceNext]_traceVars
 
 \* A violation says that the module explains the whole trace. With many traces in one run the violation of one would end
 \* the run, so Report prints it instead, and how far each trace was explained.
-NotAccepted == ~(l > Len(Lines) /\ (Traces[trace].cut \/ (todo = {} /\ again = Nothing)))
+NotAccepted == ~(l > Len(Lines) /\ (Traces[trace].cut \/ (unshown = {} /\ again = Nothing)))
 
 FarthestOf(t) == 1 + t
 ASSUME \A t \in DOMAIN Traces : TLCSet(FarthestOf(t), 0)
 Report == /\ IF l <= TLCGet(FarthestOf(trace)) THEN TRUE
              ELSE /\ TLCSet(FarthestOf(trace), l)
                   /\ PrintT(<<"at", trace, l, s.state, s.version, s.epoch, s.owner, s.bound, s.incumbent, s.attempts, s.limit,
-                              s.try.kind, s.try.on, row, again.event, by, IF fenced THEN 1 ELSE 0, served, todo>>)
+                              s.try.kind, s.try.on, row, again.event, by, IF fenced THEN 1 ELSE 0, served, unshown>>)
           /\ IF NotAccepted THEN TRUE ELSE PrintT(<<"explained", trace>>)
 =============================================================================

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from segment import Segment
+from segment import Segment, Talker, echoing
 
 from jumpvpn.audit.auditor import audit_files
 from jumpvpn.lab import Lab, LabError
@@ -64,6 +64,12 @@ def segment() -> Iterator[Segment]:
         yield segment
     finally:
         segment.close()
+
+
+@pytest.fixture
+def server(segment: Segment) -> Talker:
+    """Answers in both families, beside the gateways."""
+    return echoing(segment, "server")
 
 
 @pytest.fixture

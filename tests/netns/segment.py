@@ -17,8 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jumpvpn.lab.namespaces import NamespaceSet
 
+BOTH = pytest.mark.parametrize("version", [4, 6])
 INNER = {4: "10.77.0.5", 6: "fd77::5"}
 PEER = {4: "10.77.0.9", 6: "fd77::9"}
 CLIENTS = {"client": INNER, "peer": PEER}
@@ -319,6 +322,21 @@ while True:
         if frame[:2] == b"\\x33\\x33":
             print("advertisement", flush=True)
 """
+
+
+def echoing(segment: Segment, name: str) -> Talker:
+    """What answers in both families at ``name``, server or peer, once it listens."""
+    program, addresses = {"server": (ECHO, SERVER), "peer": (ECHO_OF_PEER, PEER)}[name]
+    talker = Talker(segment, name, program)
+    assert {talker.hear(), talker.hear()} == set(addresses.values())
+    return talker
+
+
+def call(segment: Segment, version: int, to: dict[int, str] = SERVER) -> Talker:
+    """A TCP connection from the client's inner address to the server's, or to the peer's."""
+    caller = Talker(segment, "client", CALLER, INNER[version], to[version])
+    assert caller.hear() == "connected"
+    return caller
 
 
 def heard(monitor: Talker, address: str, hardware: str) -> None:

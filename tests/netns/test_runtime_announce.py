@@ -12,28 +12,13 @@ from pathlib import Path
 
 import pytest
 from isolated import in_namespace, sh
-from segment import CALLER, ECHO, INNER, POOLS, SERVER, Gateway, Segment, Talker, heard, many, state
+from segment import BOTH, INNER, POOLS, Gateway, Segment, call, heard, many, state
 
 from jumpvpn.runtime.announce import Announcer
 from jumpvpn.runtime.cleanup import Ownership
 from jumpvpn.runtime.errors import RtnlFailed, StartFailed
 
 pytestmark = pytest.mark.netns
-BOTH = pytest.mark.parametrize("version", [4, 6])
-
-
-@pytest.fixture
-def server(segment: Segment) -> Talker:
-    talker = Talker(segment, "server", ECHO)
-    assert {talker.hear(), talker.hear()} == set(SERVER.values())
-    return talker
-
-
-def call(segment: Segment, version: int) -> Talker:
-    """A TCP connection from the inner address to the server."""
-    caller = Talker(segment, "client", CALLER, INNER[version], SERVER[version])
-    assert caller.hear() == "connected"
-    return caller
 
 
 @BOTH

@@ -5,43 +5,13 @@ The server believes a neighbour entry for an hour here: until an announcement, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from segment import CALLER, ECHO, INNER, SERVER, Gateway, Segment, Talker
-
-from jumpvpn.lab import LabError
+from segment import BOTH, INNER, Gateway, Segment, call
 
 pytestmark = pytest.mark.netns
 LAST = "192.168.9.77"  # a neighbour whose entry ends a list of changes
-BOTH = pytest.mark.parametrize("version", [4, 6])
-
-
-@pytest.fixture
-def segment() -> Iterator[Segment]:
-    try:
-        segment = Segment()
-    except LabError as error:
-        pytest.skip(str(error))
-    try:
-        yield segment
-    finally:
-        segment.close()
-
-
-@pytest.fixture
-def server(segment: Segment) -> Talker:
-    talker = Talker(segment, "server", ECHO)
-    assert {talker.hear(), talker.hear()} == set(SERVER.values())
-    return talker
-
-
-def call(segment: Segment, version: int) -> Talker:
-    """A TCP connection from the inner address to the server."""
-    caller = Talker(segment, "client", CALLER, INNER[version], SERVER[version])
-    assert caller.hear() == "connected"
-    return caller
 
 
 @BOTH

@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from segment import CALLER, ECHO_OF_PEER, INNER, PEER, POOLS, SERVER, Gateway, Segment, Talker
+from segment import BOTH, INNER, PEER, POOLS, SERVER, Gateway, Segment, Talker, call, echoing
 
 from jumpvpn.runtime import nft
 from jumpvpn.runtime.nat import PASSED_HOPS, Forwarding, ruleset
 from jumpvpn.runtime.routing import table_name
 
 pytestmark = pytest.mark.netns
-BOTH = pytest.mark.parametrize("version", [4, 6])
 NOBODY = {4: "10.77.0.77", 6: "fd77::77"}
 OWN = {4: "10.77.0.1", 6: "fd77::1"}  # the gateways' own inner address
 GATEWAY = {4: "192.168.9.1", 6: "fd09::1"}  # a, on the segment
@@ -74,13 +73,10 @@ def listen(segment: Segment, name: str) -> Talker:
     return listener
 
 
-def call(segment: Segment, version: int) -> Talker:
+def call_peer(segment: Segment, version: int) -> Talker:
     """A TCP connection from one client to the other, which echoes."""
-    echo = Talker(segment, "peer", ECHO_OF_PEER)
-    assert {echo.hear(), echo.hear()} == set(PEER.values())
-    caller = Talker(segment, "client", CALLER, INNER[version], PEER[version])
-    assert caller.hear() == "connected"
-    return caller
+    echoing(segment, "peer")
+    return call(segment, version, PEER)
 
 
 def send(sender: Talker, source: str, destination: str, text: str) -> None:
@@ -98,7 +94,7 @@ def stick(segment: Segment, name: str, address: str, to: str) -> None:
 def test_clients_at_two_gateways_reach_each_other(segment: Segment, version: int) -> None:
     segment.sh("client", f"ping -c 2 -W 5 -I {INNER[version]} {PEER[version]}")
     segment.sh("peer", f"ping -c 2 -W 5 -I {PEER[version]} {INNER[version]}")
-    assert call(segment, version).ask("hello") == "hello"
+    assert call_peer(segment, version).ask("hello") == "hello"
     assert segment.count("a", "between") > 0
     assert segment.count("b", "between") > 0
 
@@ -107,7 +103,7 @@ def test_clients_at_two_gateways_reach_each_other(segment: Segment, version: int
 def test_a_connection_between_clients_goes_on_wherever_they_go(
     segment: Segment, gateways: dict[str, Gateway], version: int
 ) -> None:
-    caller = call(segment, version)
+    caller = call_peer(segment, version)
     places = {"client": "a", "peer": "b"}
     for who, where in (("peer", "a"), ("client", "b"), ("peer", "b"), ("client", "a")):
         inner = INNER if who == "client" else PEER
@@ -247,7 +243,7 @@ def test_routes_of_a_routing_daemon_are_believed_too(segment: Segment, version: 
         segment.sh(name, f"nft -j -f - <<'END'\n{json.dumps({'nftables': rules})}\nEND")
         segment.sh(name, f"ip route add {here[version]} dev t0; ip route add {elsewhere[version]} via {other[name]}")
     segment.leave_by("b", "peer")
-    assert call(segment, version).ask("hello") == "hello"
+    assert call_peer(segment, version).ask("hello") == "hello"
     segment.sh("server", f"ip route replace {INNER[version]} via {GATEWAY[version]}")
     listener, sender = listen(segment, "client"), Talker(segment, "server", SENDER)
     for forged in (NOBODY[version], INNER[version]):

@@ -9,7 +9,7 @@ from typing import Protocol
 from jumpvpn.gateway.view import ClusterView
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.stores.base import StoreUnavailable
-from jumpvpn.values import Instant
+from jumpvpn.values import Instant, later
 
 AT_ONCE = 32  # adopted between two breaths: clients that come by themselves go first
 BREATH_SECONDS = 0.1
@@ -45,13 +45,10 @@ class Adoption:
     async def run(self) -> None:
         """Adopt what is due; runs until cancelled."""
         while True:
-            due = min(self._gone.values(), default=None)
-            timeout = None if due is None else max(0.0, (due + self._after - clock.boot_time()) / 1e9)
+            first = min(self._gone.values(), default=None)
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                await self._adopt_due()
+            await clock.until(self._changed, None if first is None else later(first, self._after))
+            await self._adopt_due()
 
     async def _adopt_due(self) -> None:
         now = clock.boot_time()

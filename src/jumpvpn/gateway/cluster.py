@@ -325,8 +325,7 @@ class Cluster:
             return
         try:
             session, kept = decode(stored.body, self._engine.policy, clock.now(), clock.boot_id())
-            inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
-            handle = self._plane.restore(stored.session_id, stored.sealed or b"", inner, routed=False)
+            handle = self._plane.restore(stored.session_id, stored.sealed or b"", kept.addresses, routed=False)
         except (BadRecord, ValueError) as error:
             self.complain(f"the record of session {SessionId(stored.session_id).uid} cannot be used: {error}")
             return

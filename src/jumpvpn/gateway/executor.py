@@ -172,8 +172,7 @@ class GatewayExecutor:
 
     def restore(self, session_id: SessionId, sealed: bytes, kept: Kept) -> None:
         """Install a stored session: it can be asked to reattach, nothing else. Raises ValueError for foreign bytes."""
-        inner = [address.split("/", maxsplit=1)[0] for address in kept.inner]
-        self._adopt(session_id.uid, self._plane.restore(session_id.raw, sealed, inner), kept)
+        self._adopt(session_id.uid, self._plane.restore(session_id.raw, sealed, kept.addresses), kept)
 
     def claim(self, uid: str, handle: int, kept: Kept) -> None:
         """A candidate of the packet core is about to become this gateway's session."""
@@ -189,7 +188,7 @@ class GatewayExecutor:
             return None
         if secret.kind == "handshake":
             birth = self._births[secret.number]
-            inner = [address.split("/", maxsplit=1)[0] for address in birth.kept.inner]
+            inner = birth.kept.addresses
             welcome = self._welcome(Admitted(birth.kept.device_name, birth.kept.inner))
             return self.race.run(self._plane.prepare_accept, secret.number, birth.session_id.raw, inner, welcome)
         if secret.kind == "reattach":
@@ -291,10 +290,10 @@ class GatewayExecutor:
         if self.elsewhere is not None:
             self.elsewhere.settled(uid)
         self._uids.pop(handle, None)
-        taken = uid in self._expected and kept is not None
+        inner = kept.inner if kept is not None and uid in self._expected else ()
         self._expected.discard(uid)
         self._announced.discard(uid)
-        return handle, kept.inner if taken and kept is not None else ()
+        return handle, inner
 
     def _let_go(self, inner: tuple[str, ...]) -> None:
         if self.announcing is not None and inner:

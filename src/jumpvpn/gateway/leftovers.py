@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -63,10 +62,8 @@ class Leftovers:
         """Export what is due; runs until cancelled. Raises JournalFailed."""
         while True:
             due = min((at for at in (self._own, self._others) if at is not None), default=None)
-            timeout = None if due is None else max(0.0, (due - clock.boot_time()) / 1e9)
             self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), timeout)
+            await clock.until(self._changed, due)
             now = clock.boot_time()
             if self._own is not None and self._own <= now:
                 self._own = None if await self._export(self._node) else later(now, AGAIN_NS)

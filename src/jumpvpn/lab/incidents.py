@@ -134,10 +134,7 @@ async def failback(vpn: Deployment, uplink: str = "wifi", name: str = "failback"
     """The preferred uplink comes back, proves itself for as long as policy asks, and gets the session again."""
     change = await asyncio.to_thread(vpn.lab.restore, uplink)
     interface = interface_of(uplink)
-    settled_ns = await vpn.attached(change.before_ns, on=interface)
-    first = vpn.journals.first(lambda r: _is_candidate(r, interface), change.before_ns)
-    assert first is not None, "a transport that was chosen has been noticed"
-    return _incident(vpn, name, change.before_ns, first, change.before_ns, settled_ns)
+    return await _moved(vpn, name, change.before_ns, lambda r: _is_candidate(r, interface), on=interface)
 
 
 async def operator_switch(vpn: Deployment, uplink: str = "lte", name: str = "operator_switch") -> Incident:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,18 @@ def wall_time_ns() -> int:
 def now() -> Now:
     """Both clocks, read once per loop turn."""
     return Now(boot=boot_time(), wall_ms=wall_time_ms())
+
+
+async def until(event: asyncio.Event, due: Instant | None) -> None:
+    """Return when ``event`` is set, which also happens when the boot clock comes to ``due`` (None: never)."""
+    alarm = None
+    if due is not None:
+        alarm = asyncio.get_running_loop().call_later(max(0.0, (due - boot_time()) / 1e9), event.set)
+    try:
+        await event.wait()
+    finally:
+        if alarm is not None:
+            alarm.cancel()
 
 
 @cache

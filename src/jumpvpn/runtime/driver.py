@@ -150,12 +150,4 @@ class Driver:
             return
         due = self._engine.next_wakeup()
         self._wake.clear()
-        if due is None:
-            await self._wake.wait()
-            return
-        left = max(0.0, (due - clock.boot_time()) / 1e9)
-        alarm = asyncio.get_running_loop().call_later(left, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            alarm.cancel()
+        await clock.until(self._wake, due)

@@ -91,6 +91,11 @@ class Kept:
     device_name: str
     inner: tuple[str, ...]
 
+    @property
+    def addresses(self) -> list[str]:
+        """The inner addresses without their prefix lengths."""
+        return _bare(self.inner)
+
 
 def encode(session: Session, kept: Kept, now: Now, boot_id: str) -> bytes:
     """The record of ``session`` as bytes (MessagePack)."""
@@ -152,9 +157,13 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
 def inner_addresses(body: bytes) -> list[str]:
     """Only the inner addresses of the record, without their prefix lengths. Raises BadRecord."""
     try:
-        return [address.split("/", maxsplit=1)[0] for address in _INNER.decode(body).inner]
+        return _bare(_INNER.decode(body).inner)
     except msgspec.MsgspecError as error:
         raise BadRecord(f"not a session record: {error}") from None
+
+
+def _bare(inner: tuple[str, ...]) -> list[str]:
+    return [address.split("/", maxsplit=1)[0] for address in inner]
 
 
 def _shift(record: _SessionRecord, now: Now, boot_id: str, age_ms: int | None) -> int:

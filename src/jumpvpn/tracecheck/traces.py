@@ -189,7 +189,7 @@ class _Place:
     by: int
     fenced: int
     served: int
-    todo: tuple[str, ...]
+    unshown: tuple[str, ...]
 
 
 def _place(text: str) -> _Place:
@@ -240,8 +240,10 @@ def _standing(place: _Place, names: Names, line: Seen, trace: Trace) -> str:
         return "a session begins with session.created: row 0, version 1, BIRTH, owner epoch 1, its role and bounds"
     if (broken := _broken(place, names, line, trace)) is not None:
         return broken
-    if place.todo:
-        return f"row {place.row} (version {place.version}, epoch {place.epoch}) has still to show {_listed(place.todo)}"
+    if place.unshown:
+        return (
+            f"row {place.row} (version {place.version}, epoch {place.epoch}) has still to show {_listed(place.unshown)}"
+        )
     bound = f"bound to {_short(names.known(place.bound))}" if place.bound != "none" else "no binding"
     trial = f", an attempt ({place.kind}) runs on {_short(names.known(place.on))}" if place.kind != "none" else ""
     where = (
@@ -259,7 +261,7 @@ def _broken(place: _Place, names: Names, line: Seen, trace: Trace) -> str | None
     """The rule that the event breaks whatever the table says, if it breaks one."""
     acts, node = names.known_node(place.by), _short(line.node_id)
     claims = line.event == "ownership.acquired" or str(line.told("row")).partition(".")[0] == "8"
-    if claims and not place.todo and line.owner_epoch == place.owner:
+    if claims and not place.unshown and line.owner_epoch == place.owner:
         return f"owner epoch {place.owner} is {_short(acts)}'s: a change of owner takes the next one"
     if not claims and names.node(line.node_id) != place.by:
         return f"owner epoch {place.owner} is {_short(acts)}'s, and {node} wrote this without a change of owner"
@@ -277,8 +279,8 @@ def _broken(place: _Place, names: Names, line: Seen, trace: Trace) -> str | None
 
 
 def _missing(place: _Place) -> str:
-    if place.todo:
-        return f"the record ends although row {place.row} has still to show {_listed(place.todo)}"
+    if place.unshown:
+        return f"the record ends although row {place.row} has still to show {_listed(place.unshown)}"
     return f"the record ends although {place.again} has to take its next row in the same commit"
 
 

@@ -85,6 +85,14 @@ def _take(gateway: Gateway, record: Session, **changes: Any) -> list[Any]:
     return gateway.tell(inp.TakeoverAsked(record, DEVICE, "gw1", asked))
 
 
+def _taken(gateway: Gateway, record: Session, **changes: Any) -> Session:
+    """The session as its new owner has it."""
+    _take(gateway, record, **changes)
+    session = gateway.engine.session(record.uid)
+    assert session is not None
+    return session
+
+
 def _kinds(orders: list[Any]) -> list[str]:
     return [type(order).__name__ for order in orders]
 
@@ -96,9 +104,7 @@ def test_a_proved_request_moves_and_binds_the_session_in_one_commit(
     gateways: tuple[Gateway, Gateway], record: Session
 ) -> None:
     _, gateway = gateways
-    _take(gateway, record)
-    session = gateway.engine.session(record.uid)
-    assert session is not None
+    session = _taken(gateway, record)
     assert (session.state, session.owner_epoch, session.epoch) == (State.ATTACHED, 2, record.epoch + 1)
     (claim,) = gateway.commits
     assert claim.shared
@@ -123,9 +129,7 @@ def test_what_the_client_knows_beyond_the_record_is_never_given_twice(
     gateways: tuple[Gateway, Gateway], record: Session
 ) -> None:
     _, gateway = gateways
-    _take(gateway, record, expected_version=record.version + 5, epoch=Epoch(record.epoch + 4))
-    session = gateway.engine.session(record.uid)
-    assert session is not None
+    session = _taken(gateway, record, expected_version=record.version + 5, epoch=Epoch(record.epoch + 4))
     assert session.state is State.ATTACHED
     assert session.epoch == record.epoch + 4
     (acquired,) = gateway.events("ownership.acquired")
@@ -333,9 +337,7 @@ def test_a_client_that_has_had_an_answer_cannot_name_the_version_of_before(
     gateways: tuple[Gateway, Gateway], record: Session
 ) -> None:
     _, gateway = gateways
-    _take(gateway, record)
-    session = gateway.engine.session(record.uid)
-    assert session is not None
+    session = _taken(gateway, record)
     news = {"expected_version": int(session.bound_version), "epoch": Epoch(session.epoch + 1), "nonce_id": "b1"}
     gateway.tell(_asked(record, uid=record.uid, request=8, **news))
     late = {"expected_version": int(record.bound_version), "epoch": Epoch(session.epoch + 2), "nonce_id": "b2"}

@@ -7,14 +7,16 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from etcd_lab import Cluster
-from store_writes import SESSION
+import pytest
+from etcd_lab import Cluster, Proxy, before_each_change
+from store_writes import SESSION, owned
 
-from jumpvpn.runtime.stores.base import StoredSession
+from jumpvpn.runtime import clock
+from jumpvpn.runtime.stores.base import CommitUnknown, StoredSession, Write
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
-from jumpvpn.values import Instant
+from jumpvpn.values import SECOND, Instant
 
 
 class Node:
@@ -75,6 +77,24 @@ async def nodes(etcd: Cluster, folder: Path, *names: str, **changes: object) -> 
     finally:
         for node in started:
             await node.kill()
+
+
+@contextlib.asynccontextmanager
+async def with_a_lost_answer(
+    etcd: Cluster, folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Node, Proxy]]:
+    """gw1 after its first commit and one that took place, but whose answer did not come before the lease ended."""
+    async with Proxy(etcd.members[0].client) as proxy:
+        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 500, "attempt_ms": 250}
+        async with nodes(etcd, folder, "gw1", **quick) as (node,):
+            await node.store.commit(owned(1))
+            until = clock.boot_time() + SECOND
+            node.store._give_up_at = lambda: Instant(until)
+            with monkeypatch.context() as patch:
+                before_each_change(node.shared.client, lambda: setattr(proxy, "swallowing", True), patch)
+                with pytest.raises(CommitUnknown):
+                    await node.store.commit(write)
+            yield node, proxy
 
 
 async def flushed(node: Node) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_nodes import flushed, nodes
+from cluster_nodes import flushed, nodes, with_a_lost_answer
 from etcd_lab import Cluster, Proxy, before_each_change, put
 from store_writes import SESSION, owned
 
@@ -242,23 +242,14 @@ async def test_an_own_session_that_was_taken_up_and_let_go_again_is_still_in_the
 async def test_what_was_unknown_when_the_lease_ended_is_known_after_the_next_listing(
     etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Proxy(etcd.members[0].client) as proxy:
-        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 500, "attempt_ms": 250}
-        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
-            await node.store.commit(owned(1))
-            until = clock.boot_time() + SECOND
-            node.store._give_up_at = lambda: Instant(until)
-            with monkeypatch.context() as patch:
-                before_each_change(node.shared.client, lambda: setattr(proxy, "swallowing", True), patch)
-                with pytest.raises(CommitUnknown):
-                    await node.store.commit(owned(2, shared=True))
-            await proxy.reset()
-            node.store._give_up_at = None
-            assert [found.version for found in await node.store.load_owned("gw1")] == [2]
-            assert await node.store.commit(owned(3)) is COMMITTED
-            node.run()
-            await flushed(node)
-            assert (await node.in_etcd()).version == 3
+    async with with_a_lost_answer(etcd, tmp_path, owned(2, shared=True), monkeypatch) as (node, proxy):
+        await proxy.reset()
+        node.store._give_up_at = None
+        assert [found.version for found in await node.store.load_owned("gw1")] == [2]
+        assert await node.store.commit(owned(3)) is COMMITTED
+        node.run()
+        await flushed(node)
+        assert (await node.in_etcd()).version == 3
 
 
 async def test_commits_during_a_listing_are_not_undone(

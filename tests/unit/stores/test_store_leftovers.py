@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from cluster_nodes import nodes
-from etcd_lab import Cluster, Proxy, before_each_change, put
+from cluster_nodes import nodes, with_a_lost_answer
+from etcd_lab import Cluster, put
 from store_writes import SESSION, owned
 
 from jumpvpn.runtime import clock
@@ -19,7 +19,6 @@ from jumpvpn.runtime.stores.etcd.store import EtcdStore
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.memory_cluster import MemoryCluster
 from jumpvpn.runtime.stores.shared import SharedStore, never, settle
-from jumpvpn.values import Instant
 
 SECOND = 1_000_000_000
 
@@ -136,22 +135,14 @@ async def test_a_commit_in_doubt_is_found_under_the_next_lease_in_memory() -> No
 async def test_a_commit_in_doubt_is_found_under_the_next_lease_in_etcd(
     etcd: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Proxy(etcd.members[0].client) as proxy:
-        quick = {"endpoints": [proxy.endpoint], "timeout_ms": 500, "attempt_ms": 250}
-        async with nodes(etcd, tmp_path, "gw1", **quick) as (node,):
-            await node.store.commit(owned(1))
-            until = clock.boot_time() + SECOND
-            node.store._give_up_at = lambda: Instant(until)
-            with monkeypatch.context() as patch:
-                before_each_change(node.shared.client, lambda: setattr(proxy, "swallowing", True), patch)
-                with pytest.raises(CommitUnknown):
-                    await node.store.commit(owned(2, shared=True, lines=(b"in doubt\n",)))
-            proxy.swallowing = False
-            kept = await node.store.unexported("gw1")
-            assert [entry.lines for entry in kept] == [(b"in doubt\n",)]
-            await node.store.drop("gw1", kept)
-            assert await node.lines_in_etcd() == [b"line 1\n"]
-            assert await node.store.unexported("gw1") == []
+    write = owned(2, shared=True, lines=(b"in doubt\n",))
+    async with with_a_lost_answer(etcd, tmp_path, write, monkeypatch) as (node, proxy):
+        proxy.swallowing = False
+        kept = await node.store.unexported("gw1")
+        assert [entry.lines for entry in kept] == [(b"in doubt\n",)]
+        await node.store.drop("gw1", kept)
+        assert await node.lines_in_etcd() == [b"line 1\n"]
+        assert await node.store.unexported("gw1") == []
 
 
 async def test_a_commit_that_never_took_place_leaves_nothing() -> None:
