@@ -10,16 +10,38 @@ from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NewType
 
+import msgspec
+
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass  # noqa: PLC0414 - said so that mypy knows what it makes
 else:
 
     def dataclass(*, frozen: bool = False, slots: bool = False) -> Callable[[type], type]:
-        """``dataclasses.dataclass`` for what is made by the thousand: frozen for the type checker only.
+        """``dataclasses.dataclass`` for what is made by the thousand: a ``msgspec.Struct`` where that can do its work.
 
-        One that is frozen at run time, too, takes ten times as long to make.
+        It is made and changed in a fraction of the time. The others are frozen for the type checker only: one that is
+        frozen at run time, too, takes ten times as long to make.
         """
-        return dataclasses.dataclass(slots=slots, unsafe_hash=frozen)
+
+        def made(kind: type) -> type:
+            namespace = dict(vars(kind))
+            told = dataclasses.dataclass(slots=slots, unsafe_hash=frozen)(kind)
+            return _struct(told, namespace) if frozen and all(map(_is_plain, fields(told))) else told
+
+        return made
+
+    def _is_plain(one: dataclasses.Field[Any]) -> bool:
+        return one.init and one.repr and one.compare
+
+    def _struct(told: type, namespace: dict[str, Any]) -> type:
+        """``told`` as a Struct; ``dataclasses.fields`` and ``replace`` know it, too."""
+        for one in fields(told):
+            if one.default_factory is not dataclasses.MISSING:
+                namespace[one.name] = msgspec.field(default_factory=one.default_factory)
+        del namespace["__dict__"], namespace["__weakref__"]
+        made = type(msgspec.Struct)(told.__name__, (msgspec.Struct,), namespace, frozen=True)
+        made.__dataclass_fields__ = told.__dataclass_fields__
+        return made
 
 
 Instant = NewType("Instant", int)
@@ -95,7 +117,9 @@ if TYPE_CHECKING:
 else:
 
     def replace(value: Any, /, **changes: Any) -> Any:
-        """``dataclasses.replace`` in half the time, for dataclasses whose every field is an argument, by place."""
+        """``dataclasses.replace`` in less than half the time, for those whose every field is an argument, by place."""
+        if isinstance(value, msgspec.Struct):
+            return msgspec.structs.replace(value, **changes)
         read, places = _fields(type(value))
         arguments = list(read(value))
         for name, new in changes.items():

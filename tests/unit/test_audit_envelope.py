@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import msgspec
 import pytest
+import rfc8785
 
 from jumpvpn.audit.addresses import shown_address, source_prefix
 from jumpvpn.audit.catalogue import CATALOGUE, Severity, severity_of
-from jumpvpn.audit.envelope import Context, build_record
+from jumpvpn.audit.chain import canonical
+from jumpvpn.audit.envelope import Context, Record, build_record
 from jumpvpn.values import DomainEvent, TransportId, TransportView
 
 CONTEXT = Context("gw-1", "c1", "b7", 1_790_000_000_040, 81_240, "1.4", "d" * 64)
 FIELDS = [
     "v", "event", "severity", "time_ms", "mono_ms", "boot_id", "session_uid", "state_version", "idx", "n", "prev_state",
     "state", "reason", "contributing", "node_id", "cluster_id", "owner_epoch", "policy_version", "policy_digest",
-    "transport", "cause", "data",
+    "transport", "cause", "data", "chain", "seq", "prev", "hash",
 ]  # fmt: skip
 
 
@@ -37,16 +41,19 @@ def a_change(**changes: object) -> DomainEvent:
 
 def test_every_record_has_every_field_of_the_envelope() -> None:
     record = build_record(a_change(), CONTEXT, idx=2, n=2)
-    assert list(record) == FIELDS
-    assert (record["severity"], record["idx"], record["n"]) == (1, 2, 2)
-    assert record["transport"] == {
+    assert sorted(json.loads(canonical(record))) == sorted(FIELDS)
+    assert (record.severity, record.idx, record.n) == (1, 2, 2)
+    assert record.transport == {
         "id": "lte-b",
         "proto": "udp",
         "local": "203.0.113.1:443",
         "peer": "198.51.100.7:40112",
         "binding_gen": 2,
     }
-    assert list(build_record(DomainEvent("node.stopping", "N"), CONTEXT)) == FIELDS
+    assert Record.__struct_fields__ == tuple(sorted(FIELDS)), "the order of canonical JSON"
+    spoken = build_record(a_change(data={"dwell_ms": 1e-7, "row": "\u00e9"}), CONTEXT)
+    for one in (record, spoken, build_record(DomainEvent("node.stopping", "N"), CONTEXT)):
+        assert canonical(one) == rfc8785.dumps(msgspec.structs.asdict(one))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,9 @@ def test_every_record_has_every_field_of_the_envelope() -> None:
         {"session": None},
         {"state": None},
         {"data": {"attempts": 2**53}},
+        {"owner_epoch": 2**53},
+        {"state_version": 2**53},
+        {"transport": TransportView(TransportId("lte-b"), binding_gen=2**53)},
         {"data": {"attempts": b"bytes"}},
     ],
 )

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import rfc8785
 
+from jumpvpn.audit.envelope import Record
 from jumpvpn.values import dataclass
 
 GENESIS = "0" * 64
 _HOLE = secrets.token_hex(32)  # where a hash will be; no record can contain what nobody knows
 _HOLE_MEMBER = b'"hash":"%b",' % _HOLE.encode()
-_ENCODER = msgspec.json.Encoder(order="sorted")
+_ENCODER = msgspec.json.Encoder(order="deterministic")  # names of a dict are sorted
 _LARGEST_INTEGER = 2**53 - 1  # beyond it RFC 8785 has no integers
 _PLAIN_FROM = 1e-4  # smaller fractions are written with an exponent, of which every encoder has its own form
 
@@ -28,14 +29,15 @@ class Chain:
     seq: int = 0
     head: str = GENESIS
 
-    def append(self, record: Mapping[str, Any]) -> tuple[Chain, bytes]:
+    def append(self, record: Record | Mapping[str, Any]) -> tuple[Chain, bytes]:
         """The next head and the finished line (canonical JSON with ``chain``, ``seq``, ``prev``, ``hash``)."""
-        links = {"chain": self.name, "seq": self.seq + 1, "prev": self.head, "hash": _HOLE}
-        before, after = canonical({**record, **links}).split(_HOLE_MEMBER)  # never the last: "prev" and "seq" follow
+        links: Any = {"chain": self.name, "seq": self.seq + 1, "prev": self.head, "hash": _HOLE}
+        linked = msgspec.structs.replace(record, **links) if isinstance(record, Record) else {**record, **links}
+        before, after = canonical(linked).split(_HOLE_MEMBER)  # never the last: "prev" and "seq" follow
         digest = hashlib.sha256(before + after).hexdigest()
         return Chain(self.name, self.seq + 1, digest), b'%b"hash":"%b",%b\n' % (before, digest.encode(), after)
 
-    def extend(self, records: Iterable[Mapping[str, Any]]) -> tuple[Chain, tuple[bytes, ...]]:
+    def extend(self, records: Iterable[Record | Mapping[str, Any]]) -> tuple[Chain, tuple[bytes, ...]]:
         """``append`` for every record of one commit."""
         chain, lines = self, []
         for record in records:
@@ -48,13 +50,14 @@ def canonical(value: Any) -> bytes:
     """``value`` as canonical JSON (RFC 8785). Raises ValueError for what has no such form.
 
     The fast encoder's bytes are those of RFC 8785 where every name and text is ASCII (it sorts names by code point, RFC
-    8785 by UTF-16 unit) and the numbers are ordinary ones.
+    8785 by UTF-16 unit) and the numbers are ordinary ones, which in a Record they are outside of its data.
     """
-    if _ordinary(value):
+    is_record = isinstance(value, Record)
+    if _ordinary(value.data if is_record else value):
         encoded = _ENCODER.encode(value)
         if encoded.isascii():
             return encoded
-    return rfc8785.dumps(value)
+    return rfc8785.dumps(msgspec.structs.asdict(value) if is_record else value)
 
 
 def _ordinary(value: Any) -> bool:
