@@ -305,19 +305,19 @@ class ClientNode:
         return {"stopping": True}
 
     async def _switch(self, args: Any) -> Any:
-        target = TransportId(str(args.get("to", "")))
+        wanted = str(args.get("to", ""))
         session = self._engine.session
         if session is None:
             raise Refused("there is no session yet: the handshake is under way", "invalid_state_for_reattach")
-        match = [t for t in self._engine.transports if t == target or t.split("/")[0] == target]
-        if len(match) != 1:
+        target = meant(wanted, self._engine.transports, self._engine.book.home(session))
+        if target is None:
             known = ", ".join(sorted(self._engine.transports)) or "none"
-            raise Refused(f"no transport {target!r}; known are: {known}", "invalid_transport_candidate")
-        refusal = self._engine.switch_refusal(session, match[0], clock.boot_time())
-        self._post(inp.OperatorSwitch(match[0]))
+            raise Refused(f"no transport {wanted!r}; known are: {known}", "invalid_transport_candidate")
+        refusal = self._engine.switch_refusal(session, target, clock.boot_time())
+        self._post(inp.OperatorSwitch(target))
         if refusal is not None:
-            raise Refused(_refusal_text(match[0], refusal), refusal[0])
-        return {"switching_to": match[0]}
+            raise Refused(_refusal_text(target, refusal), refusal[0])
+        return {"switching_to": target}
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -369,6 +369,14 @@ class ClientNode:
 
 def _transport_id(way: Usable) -> TransportId:
     return TransportId(f"{way.interface}/{PROTOCOL}/{way.gateway}")
+
+
+def meant(wanted: str, known: Iterable[TransportId], home: str | None) -> TransportId | None:
+    """The transport of that name; for the name of an interface its way to the gateway ``home``, or its only way."""
+    ways = [transport for transport in known if transport == wanted or transport.split("/")[0] == wanted]
+    to_home = [transport for transport in ways if transport.endswith(f"/{home}")]
+    chosen = to_home if len(ways) > 1 else ways
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def _matches(interface: str, patterns: Iterable[str]) -> bool:

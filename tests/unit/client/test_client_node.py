@@ -16,7 +16,7 @@ import pytest
 
 from jumpvpn.client import memory
 from jumpvpn.client.executor import ClientExecutor
-from jumpvpn.client.node import ClientNode
+from jumpvpn.client.node import ClientNode, meant
 from jumpvpn.config import ClientConfig, encode_key, parse_client
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
@@ -283,3 +283,22 @@ async def test_before_the_birth_gateways_take_turns(tmp_path: Path) -> None:
         client.node._pass_over()
         client.pump()
     assert seen == {"gw1", "gw2", "gw3", "gw4"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "home", "transport"),
+    [
+        ("wwan0", "gw1", "wwan0/udp/gw1"),
+        ("wwan0", "gw2", "wwan0/udp/gw2"),
+        ("wwan0/udp/gw2", "gw1", "wwan0/udp/gw2"),
+        ("eth0", "gw1", "eth0/udp/gw2"),
+        ("wwan0", None, None),
+        ("wwan", "gw1", None),
+        ("", "gw1", None),
+    ],
+)
+def test_an_interface_means_its_way_to_the_present_gateway(
+    wanted: str, home: str | None, transport: str | None
+) -> None:
+    known = [TransportId(name) for name in ("wlan0/udp/gw1", "wwan0/udp/gw1", "wwan0/udp/gw2", "eth0/udp/gw2")]
+    assert meant(wanted, known, home) == transport
