@@ -165,6 +165,20 @@ def test_a_restored_session_answers_probes_by_hints_and_delivers_nothing(pair: P
     assert pair.client.receive() == down(b"bound")
 
 
+def test_a_request_that_was_dropped_may_come_again_unless_it_was_on_its_way_to_a_grant(pair: Pair) -> None:
+    pair.second_path()
+    pair.ask(1)
+    request = pair.gateway.wait("reattach_request")
+    pair.gateway.plane.drop_reattach(request[1])
+    pair.client.plane.resend_reattach(pair.client_session)
+    again = pair.gateway.wait("reattach_request")
+    assert (again[7], again[14]) == (request[7], True), "the same nonce, and it counts as fresh"
+    pair.gateway.plane.prepare_reattach(again[1])
+    pair.gateway.plane.drop_reattach(again[1])
+    pair.client.plane.resend_reattach(pair.client_session)
+    assert pair.gateway.wait("reattach_request")[14] is False
+
+
 def test_a_record_opens_only_for_its_session_and_cluster(pair: Pair) -> None:
     with pytest.raises(ValueError, match="record"):
         pair.gateway.plane.restore(secrets.token_bytes(16), pair.sealed, [])

@@ -227,10 +227,13 @@ pub fn deny(shared: &Shared, request: u64, reason: u16, version: u64) -> Result<
     })
 }
 
-/// Forgets the request without a word.
+/// Forgets the request without a word. Nobody has decided on it: it may come again, unless it was on its way already.
 pub fn drop_silently(shared: &Shared, request: u64) -> Result<()> {
     let pending = shared.requests.lock().remove(request)?;
     if let Some(session) = &pending.session {
+        if pending.fresh && pending.gateway_nonce.is_none() {
+            session.keys.lock().forget(&pending.nonce);
+        }
         release_held(shared, session, request);
     }
     Ok(())

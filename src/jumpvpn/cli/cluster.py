@@ -81,7 +81,7 @@ def renew(
         made = cluster_files.renew(directory, node)
         _report(
             made,
-            "next: copy them to their nodes; etcd reads them by itself, gateways must be restarted, one after another",
+            "next: copy them over the old ones on their nodes; etcd and gateways take them up without a restart",
             as_json=as_json,
         )
 

@@ -224,8 +224,8 @@ On each gateway:
 
 Certificates end {leaf_days} days after they were issued ("openssl x509 -enddate -noout -in FILE" tells), the authority
 (ca/ca.pem) on {authority_ends}. "jumpvpn cluster renew THIS_DIRECTORY" issues fresh ones from the same authority. Copy
-them over the old ones: etcd reads them at the next connection; a gateway reads them when it starts, so restart one
-after another ("jumpvpn drain --stop", then start it). With etcdctl at hand (on a gateway):
+them over the old ones: nothing has to be restarted. etcd reads them at the next connection, a gateway when a connection
+to etcd fails. For etcdctl (Debian: apt install etcd-client), in /etc/jumpvpn on a gateway:
 
   ETCDCTL_API=3 etcdctl --cacert ca.pem --cert etcd-client.pem --key etcd-client.key \\
     --endpoints {endpoints} endpoint health

@@ -108,15 +108,16 @@ class GatewayEngine:
 
     def _restored(self, restored: inp.SessionRestored, now: Now) -> list[Output]:
         """A record from before this process: the keys of its epoch must never send again, so the binding is gone."""
-        session = restored.session
-        if session.uid in self.places:
-            return []
+        session, asked = restored.session, restored.request
+        mine = self.places.get(session.uid)
+        if mine is not None:
+            return self._for_place(mine, asked, now) if asked is not None else []
         # The nonces that were seen are forgotten: what was asked before now could be a copy.
         place = Place(
             Seat(session), restored.device_key, claim=takeover.claim_after(restored),
             asked_age_ms=takeover.age_ms(session, now.boot) + 1,
         )  # fmt: skip
-        return self._take_place(place, inp.Tick(), now, superseded=restored.superseded)
+        return self._take_place(place, asked or inp.Tick(), now, superseded=restored.superseded)
 
     def _take_place(self, place: Place, first: Any, now: Now, *, superseded: bool = False) -> list[Output]:
         """Begin to own what another run or another node owned; the claim and what ``first`` asks are one commit."""
@@ -191,12 +192,9 @@ class GatewayEngine:
             events = step(session, ev.LeaseLost(session.owner_epoch), now.boot).events
             data = {"code": code.value, **told}
             outputs.append(out.Emit(tuple(event.showing(event.transport, {**event.data, **data}) for event in events)))
-        undecided = [event.request for event in place.seat.waiting if isinstance(event, inp.ReattachAsked)]
-        undecided += [place.request] if place.request is not None else []
-        version = int(session.bound_version)
-        outputs += [out.RefuseReattach(request, code, version, answer=False) for request in undecided]
         self._forget(session.uid)
-        return [*outputs, out.ReleaseSession(session.uid, session.id, elsewhere=code is not Reason.LEASE_LOST)]
+        release = out.ReleaseSession(session.uid, session.id, elsewhere=code is not Reason.LEASE_LOST)
+        return [*outputs, *_undecided(place, code), release]
 
     def _drain_wished(self, wish: inp.DrainWished) -> list[Output]:
         self.draining = wish.on
@@ -210,8 +208,8 @@ class GatewayEngine:
             place.seat.waiting.append(event)
             return []
         turn = place.seat.begin(now.boot)
-        claim = place.claim
-        if claim is not None and claim.from_node and claim.owner_epoch > turn.session.owner_epoch:
+        claim = plans.owed_claim(place, turn.session)
+        if claim is not None and claim.from_node:
             # Whatever this node does for the session it does as its owner, also when time has run out already.
             turn.take(step(turn.session, claim, turn.now))
         self._apply(place, event, turn, now)
@@ -254,6 +252,8 @@ class GatewayEngine:
 
     def _reattach_asked(self, place: Place, asked: inp.ReattachAsked, turn: Turn, now: Now) -> None:
         turn.feed()
+        if turn.session.state.live and (owed := plans.owed_claim(place, turn.session)) is not None:
+            turn.follow(owed)  # the loss, which the request comes after
         known = place.transports.get(asked.transport)
         proved = asked.token_ok or (known is not None and known.validated and known.peer == asked.peer)
         request = takeover.request_of(asked, address_validated=proved)
@@ -298,6 +298,9 @@ class GatewayEngine:
         turn.outputs.append(out.RefuseReattach(asked.request, verdict.reason, version, answer))
 
     def _unknown(self, asked: inp.ReattachAsked) -> list[Output]:
+        if asked.uid is not None and asked.proof and asked.fresh_nonce and not asked.token_ok:
+            # The packet core has it: it waits to be taken up after a restart. Its address has to be proved in any case.
+            return [out.ChallengeReattach(asked.request)]
         data = {"status": "DENIED", "step": 1, "nonce_id": asked.nonce_id}
         event = DomainEvent("reattach.result", "N", reason=Reason.UNKNOWN_SESSION.value, data=data)
         refuse = out.RefuseReattach(asked.request, Reason.UNKNOWN_SESSION, 0, answer=False)
@@ -390,7 +393,7 @@ class GatewayEngine:
                 outputs += self._born(ended.uid, now)
             if turn.session.state is State.TERMINATED:
                 self._forget(ended.uid)
-                return outputs
+                return outputs + _undecided(place, Reason.INVALID_STATE_FOR_REATTACH)
         elif place.claimant is not None:
             return self._claim_lost(place.claimant, ended)
         else:
@@ -441,6 +444,17 @@ class GatewayEngine:
         self.alarms.set(uid, None)
         if place is not None and self._by_device.get(place.device) == uid:
             del self._by_device[place.device]
+
+
+def _undecided(place: Place, reason: Reason) -> list[Output]:
+    """Requests that nobody will decide on: of the commit under way, and of those that wait for it."""
+    seat = place.seat
+    requests = [event.request for event in seat.waiting if isinstance(event, inp.ReattachAsked)]
+    secret = seat.pending.secret if seat.pending is not None else None
+    if secret is not None and secret.kind == "reattach":
+        requests.append(secret.number)
+    version = int(seat.session.bound_version)
+    return [out.RefuseReattach(request, reason, version, answer=False) for request in requests]
 
 
 def _rejected(session: Session, *, unavailable: bool) -> DomainEvent:

@@ -14,6 +14,12 @@ from jumpvpn.transports.state import Condition, Transport
 from jumpvpn.values import Instant, TransportId, later
 
 
+def owed_claim(place: Place, session: Session) -> ev.OwnerChanged | None:
+    """The change of owner that is to be recorded before anything else is done for the session."""
+    claim = place.claim
+    return claim if claim is not None and claim.owner_epoch > session.owner_epoch else None
+
+
 def next_event(place: Place, session: Session, now: Instant, *, superseded: bool) -> ev.Event | None:
     """The one event that follows from the present facts; None when the session is at rest.
 
@@ -22,8 +28,8 @@ def next_event(place: Place, session: Session, now: Instant, *, superseded: bool
     if not session.state.live:
         return None
     claim = place.claim
-    if claim is not None and claim.owner_epoch > session.owner_epoch:
-        return claim
+    if (owed := owed_claim(place, session)) is not None:
+        return owed
     if superseded:
         return ev.CloseRequested(Reason.DEVICE_SUPERSEDED)
     if claim is not None and session.state is State.BIRTH:  # the handshake died with whoever began it

@@ -254,7 +254,8 @@ class SessionRestored:
     """Gateway: a live record from the store that this node is to own from here on.
 
     After a restart ``owner`` is the node itself. Otherwise it is the node that was lost, at the instant ``lost_at``, or
-    the one where the device's former session is, which a newer one has ``superseded``.
+    the one where the device's former session is, which a newer one has ``superseded``. ``request`` is what its client
+    asks already.
     """
 
     session: Session
@@ -262,6 +263,7 @@ class SessionRestored:
     owner: str = ""
     lost_at: Instant | None = None
     superseded: bool = False
+    request: ReattachAsked | None = None
 
 
 @dataclass(frozen=True, slots=True)

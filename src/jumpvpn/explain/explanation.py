@@ -114,14 +114,18 @@ def explain(history: History | None, outlook: Mapping[str, Any] | None, source: 
     state, name = State(facts["state"]), _names(history, facts)
     told, left_out = _told(history, facts, policy, name) if history is not None else ((), 0)
     ended = state is State.TERMINATED
+    let_go = _let_go(history) if outlook is None else None
+    over = ended or let_go is not None
     reason = words.reason_of(facts["reason"])
     return Explanation(
         uid=facts["uid"], source=source, at_ms=source.now_ms if outlook is not None else _moment_ms(history),
-        state=state, role=facts["role"], where=_where(facts, state, name, policy),
-        calm=_is_calm(facts, state), steps=told, left_out=left_out, rules=_rules(told, facts, policy, name),
-        considered=() if ended else ahead.considered(facts, policy, name), dues=ahead.dues(facts, policy, name),
+        state=state, role=facts["role"],
+        where=let_go or _where(facts, state, name, policy), calm=let_go is None and _is_calm(facts, state),
+        steps=told, left_out=left_out, rules=_rules(told, facts, policy, name),
+        considered=() if over else ahead.considered(facts, policy, name),
+        dues=() if let_go else ahead.dues(facts, policy, name),
         later=_later(history, policy, name) if source.past else (),
-        changes=ahead.saved_by(reason, facts, policy) if ended else
+        changes=ahead.saved_by(reason, facts, policy) if ended else () if let_go else
         ahead.changes(facts, policy, name, live=source.live),
         verdict=_verdict(history, reason) if ended and history is not None else None,
         notes=_notes(history, rebuilt, outlook), facts=facts,
@@ -159,6 +163,15 @@ def _names(history: History | None, facts: Mapping[str, Any]) -> Name:
 
 
 # --- where -----------------------------------------------------------------------------------------------------------
+
+
+def _let_go(history: History | None) -> str | None:
+    """Words for a session whose gateway let it go and has not had it again: another gateway's log goes on."""
+    records = history.records if history is not None else ()
+    last = next((r for r in reversed(records) if r.mutates or r.event == "ownership.lost"), None)
+    if last is None or last.event != "ownership.lost" or last.state == State.TERMINATED.value:
+        return None
+    return f"when gateway {last.node} let it go; how it goes on is told at the gateway that has it"
 
 
 def _where(facts: Mapping[str, Any], state: State, name: Name, policy: Policy) -> str:

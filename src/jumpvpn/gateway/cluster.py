@@ -18,6 +18,7 @@ from jumpvpn.gateway.executor import LINGER_SECONDS, Admitted, GatewayExecutor, 
 from jumpvpn.gateway.lease import LeaseKeeper
 from jumpvpn.gateway.leftovers import Leftovers
 from jumpvpn.gateway.shared import Shared
+from jumpvpn.gateway.strays import Strays
 from jumpvpn.gateway.takeovers import Takeovers
 from jumpvpn.gateway.view import HELD, LIVE, ClusterView, Owner, Watchers
 from jumpvpn.runtime import clock, status
@@ -69,6 +70,7 @@ class Cluster:
             config.name, self.view, cluster.adopt_after, shared.store, recorder.keep, lambda: self.keeper.held,
             self.complain,
         )  # fmt: skip
+        self._strays = Strays(self._is_stray, self._take_up, self.complain)
         self._takeovers = Takeovers(
             shared.store, plane, executor, lambda: engine.policy, self._claim, post, self.complain, self._returns
         )  # fmt: skip
@@ -102,6 +104,8 @@ class Cluster:
                     self._bring_back(owned)
                     self._restored = lease
                     self._leftovers.returned()
+                    for session_id in self.view.owned_by(self._config.name):  # what took place during the listing
+                        self._strays.noticed(session_id)
                 await self.keeper.confirmed()  # a lease that lapsed meanwhile: what was loaded says nothing any more
 
     def _returns(self, node: str) -> bool:
@@ -127,6 +131,7 @@ class Cluster:
             self._keep(),
             self.shared.store.run(),
             self.adoption.run(),
+            self._strays.run(),
             self._leftovers.run(),
             self._tell_drain(),
             self._rotate_keys(),
@@ -178,10 +183,6 @@ class Cluster:
         """A request was opened, or not, with a candidate's keys; False if ``handle`` is no candidate."""
         return self._takeovers.proved(handle, request)
 
-    def settled(self, uid: str) -> None:
-        """The session is bound here, or is not here any more."""
-        self._takeovers.settled(uid)
-
     def birth(self, device: bytes, admitted: Admitted, offer: Callable[[Admitted], None], refuse: Refuse) -> None:
         """A device offers itself: the cluster gives its inner addresses, and ends its former session."""
         self._start(self._prepare_birth(device, admitted, offer, refuse))
@@ -211,6 +212,8 @@ class Cluster:
             stopped_ms = clock.boot_time() // 1_000_000
             self._post(inp.LeaseEnded(stopped_ms))
             self._store_state("unreachable")
+            if self._recorder.under_way:  # given up with the lease: under the next one they would go on being asked for
+                await asyncio.wait(set(self._recorder.under_way))
             await self._join_again()
             if self._returning is None or self._returning.done():
                 self._returning = self._start(self._restore_again())
@@ -296,6 +299,32 @@ class Cluster:
             self._post(inp.OwnerElsewhere(uid, "", ENDED_TERM))
         elif owner.node != self._config.name:
             self._post(inp.OwnerElsewhere(uid, owner.node, owner.term))
+        else:
+            self._strays.noticed(session_id)
+
+    def _is_stray(self, session_id: bytes) -> bool | None:
+        """Whether the record is this node's in a term in which it does not hold the session.
+
+        None while it is being taken up. Without the right to act there are no strays: the next lease brings all back.
+        """
+        owner, uid = self.view.owners.get(session_id), SessionId(session_id).uid
+        if owner is None or owner.node != self._config.name or not self.keeper.held or self._returns(owner.node):
+            return False
+        place = self._engine.places.get(uid)
+        if place is None:
+            return None if uid in self._executor.handles else True
+        if place.seat.session.owner_epoch >= owner.term:
+            return False
+        return None if place.seat.pending is not None else True
+
+    async def _take_up(self, session_id: bytes) -> None:
+        """A stray; what is here in an older term, in which nothing can be committed any more, is let go first."""
+        uid, owner = SessionId(session_id).uid, self.view.owners[session_id]
+        if uid in self._engine.places:
+            self._post(inp.OwnerElsewhere(uid, owner.node, owner.term))
+        else:
+            await self._adopt(session_id, lost_at=None, own=True)
+            self._leftovers.late()
 
     def _lost(self, session_id: bytes, found: StoredSession | None) -> None:
         """A change of this node met a record that is not its own any more."""
@@ -303,16 +332,19 @@ class Cluster:
             self._owner_changed(session_id, None)
         elif found.owner != self._config.name:
             self._owner_changed(session_id, Owner(found.owner, found.term, found.state))
-        else:  # a claim of this node that it did not know to have won
+        else:  # a claim of this node that it did not know to have won: let go, it is a stray
             self._post(inp.OwnerElsewhere(SessionId(session_id).uid, found.owner, found.term))
-            self._start(self._adopt(session_id, lost_at=None, own=True))
 
     async def _adopt(
         self, session_id: bytes, *, lost_at: Instant | None, superseded: bool = False, own: bool = False
     ) -> None:
+        before = self.view.owners.get(session_id)
         stored = await self.shared.store.load(session_id)
         if stored is None or stored.state == TERMINATED or (stored.owner == self._config.name) is not own:
             return
+        told = self.view.owners.get(session_id)
+        if told is not before and (told is None or told.term > stored.term):
+            return  # the watch was quicker with what came after that
         if SessionId(session_id).uid not in self._executor.handles and self.keeper.held:
             self.shared.store.take(stored)
             self._restore(stored, stored.owner, lost_at, superseded=superseded)
@@ -342,6 +374,7 @@ class Cluster:
             await self.shared.store.forget(session_id)
         except StoreUnavailable as failure:
             self.complain(failure.reason)
+        self._strays.noticed(session_id)  # what was asked for here may have been this node's own
 
     # --- births ------------------------------------------------------------------------------------------------------
 

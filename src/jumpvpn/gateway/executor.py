@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.engine.outputs import Output
+from jumpvpn.gateway.admission import Admission
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.dataplane import CLOSE, Fact, Overtaken, Plane, Race, end_session
 from jumpvpn.session.reasons import Reason
@@ -57,9 +58,6 @@ class Elsewhere(Protocol):
 
     def born(self, uid: str) -> None:
         """The session is durable and the client has been answered."""
-
-    def settled(self, uid: str) -> None:
-        """The session is bound here, or is not here any more."""
 
     def reached(self, handle: int) -> None:
         """The client has opened a new epoch: it hears what this gateway sends."""
@@ -143,6 +141,7 @@ class GatewayExecutor:
         self._uids: dict[int, str] = {}
         self._births: dict[int, _Birth] = {}  # by handshake
         self.race = Race()
+        self._admission = Admission(self._admitted, self._forget_request)
         self._decided = Decided()
         self._kept: dict[str, Kept] = {}
         self._expected: set[str] = set()  # sessions whose packets are taken here, announced or not
@@ -157,6 +156,10 @@ class GatewayExecutor:
     def names(self) -> dict[str, str]:
         """Device names by session."""
         return {uid: kept.device_name for uid, kept in self._kept.items()}
+
+    def is_asked(self) -> bool:
+        """Whether requests to reattach are under way."""
+        return self._admission.is_busy
 
     def drain(self, *, on: bool) -> None:
         """Sessions are asked to leave (or no more): they are lingered for, and their addresses are not announced again.
@@ -208,15 +211,16 @@ class GatewayExecutor:
                 self._make_ready(order.uid)
                 self.race.give(self._plane.commit_reattach, order.request, order.version)
                 self._announce(order.uid)
-                if self.elsewhere is not None:
-                    self.elsewhere.settled(order.uid)
+                self._admission.done(order.request)
             case out.ChallengeReattach():
                 self.race.give(self._plane.challenge_reattach, order.request)
+                self._admission.done(order.request)
             case out.RefuseReattach() if order.answer:
                 self._decided.decide(order.request)
                 self.race.give(self._plane.deny_reattach, order.request, order.reason.code, order.version)
+                self._admission.done(order.request)
             case out.RefuseReattach():
-                self.race.give(self._plane.drop_reattach, order.request)
+                self.drop(order.request)
             case out.GrantRekey():
                 self.race.give(self._plane.commit_rekey, order.request)
             case out.EndSession():
@@ -225,6 +229,22 @@ class GatewayExecutor:
                 self._release(order)
             case _:
                 self._on_path(order)
+
+    def drop(self, request: int) -> None:
+        """Forget a request to reattach without an answer: its client repeats it."""
+        self._forget_request(request)
+        self.done(request)
+
+    def done(self, request: int) -> None:
+        """The packet core has forgotten the request by itself: the next one has its turn."""
+        self._admission.done(request)
+
+    def another(self, request: int) -> int | None:
+        """A request turned out to be a stranger's: another one of the same session that came meanwhile, if any."""
+        return self._admission.another(request)
+
+    def _forget_request(self, request: int) -> None:
+        self.race.give(self._plane.drop_reattach, request)
 
     def _on_path(self, order: Output) -> None:
         """On a path of the session's; one that came back from a record has only those that were heard of since."""
@@ -287,8 +307,6 @@ class GatewayExecutor:
     def _forget(self, uid: str) -> tuple[int, tuple[str, ...]]:
         """Nothing of the session is kept here; its handle, or 0, and the inner addresses that are to be released."""
         handle, kept = self.handles.pop(uid, 0), self._kept.pop(uid, None)
-        if self.elsewhere is not None:
-            self.elsewhere.settled(uid)
         self._uids.pop(handle, None)
         inner = kept.inner if kept is not None and uid in self._expected else ()
         self._expected.discard(uid)
@@ -405,17 +423,21 @@ class GatewayExecutor:
         uid = self._uids.get(handle)
         if proof and not self._decided.asked(request, SessionId(bytes(session_id)).uid, nonce_id) and fresh:
             if uid is not None:  # the session left and came back; its client has had the answer
-                self.race.give(self._plane.drop_reattach, request)
+                self.drop(request)
                 return
             proof = False  # the session goes on where its client went on
         asked = inp.ReattachAsked(
             request, uid, transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch),
-            version, age_ms, cause,
+            version, age_ms + self._admission.waited_ms(request), cause,
         )  # fmt: skip
+        if uid is not None or self.elsewhere is None or not self.elsewhere.proved(handle, asked):
+            self._admission.offer(bytes(session_id), asked)
+
+    def _admitted(self, session_id: bytes, asked: inp.ReattachAsked) -> None:
         if asked.uid is not None or self.elsewhere is None:
             self._post(asked)
-        elif not self.elsewhere.proved(handle, asked):
-            self.elsewhere.asked(bytes(session_id), asked)
+        else:
+            self.elsewhere.asked(session_id, asked)
 
 
 def transport_of(path: int) -> TransportId:

@@ -56,6 +56,7 @@ class LeaseKeeper:
         self._on_their_way: dict[int, Instant] = {}
         self._moved = asyncio.Event()
         self._urgent = asyncio.Event()
+        self._left = False
         self.deadline = Instant(0)
         self.taken = 0  # leases so far
 
@@ -99,7 +100,10 @@ class LeaseKeeper:
             raise StoreUnavailable(f"{lost}, before it could be used") from lost
 
     async def keep(self) -> None:
-        """Beat until the lease has lapsed; returns then. Cancelled, it leaves the lease as it is."""
+        """Beat until the lease has lapsed; returns then, but not after ``leave``: the node ends, nothing begins anew.
+
+        Cancelled, it leaves the lease as it is.
+        """
         pause = self._config.lease / 1e9 / BEATS_PER_LEASE
         while self._lease is not None and (self.held or self._on_their_way):
             with contextlib.suppress(TimeoutError):
@@ -109,6 +113,8 @@ class LeaseKeeper:
                 break
             pause = self._config.lease / 1e9 / BEATS_PER_LEASE if await self._beat() else RETRY_SECONDS
         self.stop_acting()
+        if self._left:
+            await asyncio.Event().wait()
 
     def stop_acting(self) -> None:
         """Fence: nothing more is forwarded."""
@@ -149,6 +155,7 @@ class LeaseKeeper:
     async def leave(self) -> None:
         """Stop acting, then give the lease back: others need not wait for its end. An unreachable store ends it."""
         lease = self._lease
+        self._left = True
         self.stop_acting()
         if lease is not None:
             with contextlib.suppress(StoreUnavailable):

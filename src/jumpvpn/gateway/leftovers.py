@@ -28,9 +28,10 @@ class Leftovers:
     """Writes them to this node's journal, byte for byte, then lets the store forget them.
 
     Two cases: commits of this node whose outcome it did not learn before its lease ended, once it has the next one
-    (``returned``); and whatever a node left that is ``gone`` for ``after_ns``, which one of those that serve writes.
-    Whoever dies in between has erased nothing that no journal has: the next one writes it again. A node that comes
-    back meanwhile does the same for itself. So a line may be in two journals, or twice in one, and never in none.
+    (``returned``), or learns later that one took place (``late``); and whatever a node left that is ``gone`` for
+    ``after_ns``, which one of those that serve writes. Whoever dies in between has erased nothing that no journal has:
+    the next one writes it again. A node that comes back meanwhile does the same for itself. So a line may be in two
+    journals, or twice in one, and never in none.
     """
 
     def __init__(
@@ -50,8 +51,13 @@ class Leftovers:
 
     def returned(self) -> None:
         """This node holds a lease, and nothing of its former one is under way."""
-        self._own = clock.boot_time()
+        self.late()
         self.gone()
+
+    def late(self) -> None:
+        """A commit that this node had given up took place under its next lease."""
+        self._own = clock.boot_time()
+        self._changed.set()
 
     def gone(self) -> None:
         """The lease of another node has ended, or may have before this one began to look."""

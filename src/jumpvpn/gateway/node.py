@@ -19,6 +19,7 @@ from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.addresses import admitted_devices
 from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
+from jumpvpn.gateway.returning import Returning
 from jumpvpn.gateway.shared import Shared
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.runtime import clock, journal, node, status
@@ -57,6 +58,7 @@ class GatewayNode:
         self._recorder: Recorder
         self._executor: GatewayExecutor
         self._driver: Driver
+        self._returning: Returning
         self._cluster: Cluster | None = None
 
     async def run(self) -> int:
@@ -92,6 +94,7 @@ class GatewayNode:
         stack.callback(plane.stop)
         self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
         self._driver = Driver(self._engine, self._executor, self._recorder)
+        self._returning = Returning(self._driver.post, self._driver.rest, self._executor.is_asked)
         node.on_signals(self._stop, self._reload)
         await self._connect_inside(owner)
         announcer = self._announcer(owner, stack)
@@ -137,7 +140,6 @@ class GatewayNode:
 
     async def _ready(self) -> None:
         """Say so, and serve until somebody wants this node to stop."""
-        await self._driver.rest()
         self._restored.set()
         if not self._stopped.done():
             self._announce_ready()
@@ -147,7 +149,7 @@ class GatewayNode:
         """What runs beside the node until it ends."""
         announcing = (announcer.run(),) if announcer is not None else ()
         clustered = self._cluster.jobs() if self._cluster is not None else ()
-        return self._driver.run(), *self._recorder.jobs(), *announcing, *clustered
+        return self._driver.run(), self._returning.run(), *self._recorder.jobs(), *announcing, *clustered
 
     def _announcer(self, owner: Ownership, stack: contextlib.AsyncExitStack) -> Announcer | None:
         """Return traffic, as ``[announce]`` wishes; None if it wishes nothing."""
@@ -260,7 +262,7 @@ class GatewayNode:
         }  # fmt: skip
 
     async def _status(self, _args: Any) -> Any:
-        await self._restored.wait()  # until then it would tell less than there is
+        await self._all_here()
         names, late = self._executor.names, self._executor.race.lost
         told = status.of_gateway(self._engine, self._executor.handles, self._plane_handle, self._config, names, late)
         return told if self._cluster is None else {**told, "cluster": self._cluster.summary()}
@@ -282,7 +284,7 @@ class GatewayNode:
         return self._cluster
 
     async def _outlook(self, args: Any) -> Any:
-        await self._restored.wait()
+        await self._all_here()
         now = clock.now()
         told = outlook.of_gateway(self._engine, str(args.get("session") or ""), now.boot)
         where = {"role": self._config.role, "node": self._config.name, "events_file": str(self._config.events)}
@@ -293,7 +295,7 @@ class GatewayNode:
         return {"stopping": True}
 
     async def _terminate(self, args: Any) -> Any:
-        await self._restored.wait()
+        await self._all_here()
         wanted = str(args.get("session") or "")
         matches = [uid for uid in self._engine.places if uid.startswith(wanted)] if wanted else []
         if len(matches) != 1:
@@ -308,7 +310,12 @@ class GatewayNode:
     # --- ends --------------------------------------------------------------------------------------------------------
 
     def _post(self, event: Any) -> None:
-        self._driver.post(event)
+        self._returning.post(event)
+
+    async def _all_here(self) -> None:
+        """Wait until the engine knows every session: before, less would be told than there is."""
+        await self._restored.wait()
+        await self._returning.rest()
 
     def _emit(self, event: DomainEvent) -> None:
         try:

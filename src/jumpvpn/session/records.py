@@ -79,6 +79,13 @@ class _Inner(msgspec.Struct, frozen=True):
     inner: tuple[str, ...]
 
 
+class _Formatted(msgspec.Struct, frozen=True):
+    """What tells a record of another program, whatever else is in it."""
+
+    format: int
+
+
+_FORMATTED = msgspec.msgpack.Decoder(_Formatted)
 _INNER = msgspec.msgpack.Decoder(_Inner)
 _RECORD = msgspec.msgpack.Decoder(_SessionRecord)
 
@@ -128,6 +135,7 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
 
     ``age_ms`` is the session's age as its client has proved to claim it.
     """
+    _check_format(body)
     try:
         record = _RECORD.decode(body)
         state, role = State(record.state), Role(record.role)
@@ -135,8 +143,6 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
         session_id = SessionId(record.id)
     except (msgspec.MsgspecError, ValueError) as error:
         raise BadRecord(f"not a session record: {error}") from None
-    if record.format != FORMAT:
-        raise BadRecord(f"record format {record.format} is not {FORMAT}")
     shift = _shift(record, now, boot_id, age_ms)
     session = Session(
         id=session_id, role=role, policy=policy, state=state, version=Version(record.version),
@@ -156,10 +162,20 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
 
 def inner_addresses(body: bytes) -> list[str]:
     """Only the inner addresses of the record, without their prefix lengths. Raises BadRecord."""
+    _check_format(body)
     try:
         return _bare(_INNER.decode(body).inner)
     except msgspec.MsgspecError as error:
         raise BadRecord(f"not a session record: {error}") from None
+
+
+def _check_format(body: bytes) -> None:
+    try:
+        found = _FORMATTED.decode(body).format
+    except msgspec.MsgspecError as error:
+        raise BadRecord(f"not a session record: {error}") from None
+    if found != FORMAT:
+        raise BadRecord(f"it has record format {found}, this program knows {FORMAT}; upgrade the older program")
 
 
 def _bare(inner: tuple[str, ...]) -> list[str]:

@@ -86,6 +86,17 @@ def _any_session() -> Session:
     return attached()
 
 
+@given(sessions())
+def test_the_record_of_a_later_program_is_told_from_a_damaged_one(session: Session) -> None:
+    body = msgspec.msgpack.decode(records.encode(session, KEPT, WRITTEN, "boot-a"))
+    later_body = msgspec.msgpack.encode(body | {"format": 2, "unheard_of": 1})
+    words = "it has record format 2, this program knows 1; upgrade the older program"
+    with pytest.raises(BadRecord, match=words):
+        records.decode(later_body, session.policy, WRITTEN, "boot-a")
+    with pytest.raises(BadRecord, match=words):
+        records.inner_addresses(later_body)
+
+
 def test_a_record_that_counted_nothing_is_read_with_zeros() -> None:
     body = msgspec.msgpack.decode(records.encode(_any_session(), KEPT, WRITTEN, "boot-a"))
     del body["totals"]

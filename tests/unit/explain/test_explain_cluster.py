@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from scenes import began, history, said
 
 from jumpvpn.explain.ahead import gateway_lost
 from jumpvpn.explain.causes import naming, steps
+from jumpvpn.explain.explanation import Source, explain
 from jumpvpn.explain.records import Record
 from jumpvpn.policy.model import Policy
 
@@ -79,3 +82,22 @@ def _taken(cause: str | None, former: str) -> str:
 )
 def test_why_a_session_came_to_a_gateway(cause: str | None, former: str, words: str) -> None:
     assert _taken(cause, former) == f"{words}; the binding was cleared"
+
+
+def test_a_session_that_a_gateway_let_go_is_not_well_there() -> None:
+    world = began()
+    world.run(5)
+    told = history(world, "gateway")
+    last = told.records[-1]
+    lost = replace(
+        last, event="ownership.lost", chain="n:gateway:1", seq=9, version=0, state="ATTACHED", reason="lease_lost",
+        transport=None, data={"row": "32", "code": "lease_lost"},
+    )  # fmt: skip
+    source = Source("from log", "gateway", live=False, now_ms=told.end_ms)
+    assert explain(told, None, source).calm
+    found = explain(replace(told, records=(*told.records, lost)), None, source)
+    assert found.where == f"when gateway {last.node} let it go; how it goes on is told at the gateway that has it"
+    assert (found.calm, found.considered, found.dues, found.changes) == (False, (), (), ())
+    assert "let the session go: its lease ran out" in said(found)
+    again = replace(last, seq=last.seq + 1, event="ownership.acquired", data={"row": "8"})
+    assert explain(replace(told, records=(*told.records, lost, again)), None, source).calm, "it is here again"

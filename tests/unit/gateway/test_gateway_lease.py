@@ -229,3 +229,21 @@ def test_a_node_without_the_right_to_act_says_so_however_long_it_keeps_its_lease
     asyncio.run(kept.keeper.join())
     assert kept.store.told[-1].state is Serving.FENCED
     assert kept.keeper.wish is Serving.DRAINING
+
+
+def test_who_has_left_takes_no_lease_anew(kept: Kept) -> None:
+    async def leaving() -> None:
+        await kept.keeper.join()
+        kept.keeper.seen(kept.store.told[0])
+        keeping = asyncio.create_task(kept.keeper.keep())
+        await asyncio.sleep(0)
+        kept.keeper.announce(Serving.DRAINING)  # a beat is due at once
+        await kept.keeper.leave()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not keeping.done(), "whoever waits for it would join again"
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(leaving())
+    assert (kept.store.revoked, kept.keeper.taken, kept.keeper.held) == ([77], 1, False)

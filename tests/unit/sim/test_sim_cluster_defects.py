@@ -13,6 +13,7 @@ EXPECTED = {
     "claim not fenced by version": {"EPOCH", "VERSION", "SINGLE_BINDING", "CHAIN", "ABSORBING", "TOTALITY", "FINITE"},
     "adoption resets the transport clock": {"CLOCKS"},
     "old epoch kept open after a lost gateway": {"SINGLE_BINDING"},
+    "late writes of its own not seen to": {"FINITE"},
 }
 
 

@@ -43,9 +43,9 @@ async def test_lines_leave_etcd_once_the_node_has_exported_them(etcd: Cluster, t
         await node.store.commit(owned(2))
         node.run()
         await flushed(node)
-        numbered = await node.store.outbox()
-        assert [line for _, line in numbered] == [b"line 1\n", b"line 2\n"]
-        await node.store.exported(numbered[-1][0])
+        assert await node.lines_in_etcd() == [b"line 1\n", b"line 2\n"]
+        assert [line for _, line in await node.store.outbox()] == [b"line 2\n"]
+        await node.store.exported(node.store.last_line)
         assert await node.store.outbox() == []
         await node.store.commit(owned(3, lines=()))
         await flushed(node)
@@ -66,9 +66,61 @@ async def test_a_shared_commit_takes_what_is_behind_along_in_one_transaction(etc
         assert (there.version, there.sealed) == (5, b"sealed 4"), "keys that a change does not name stay the newest"
         assert await node.local.load(SESSION) == there
         assert await node.lines_in_etcd() == [b"line %d\n" % n for n in range(1, 6)]
-        assert [line for _, line in await node.store.outbox()] == [b"line %d\n" % n for n in range(1, 6)]
+        assert [line for _, line in await node.store.outbox()] == [b"line %d\n" % n for n in range(2, 5)]
         assert node.store.behind == (0, 0)
         assert await node.store.commit(owned(6)) is COMMITTED
+
+
+async def test_what_all_have_the_nodes_file_need_not_have(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1", "gw2") as (first, second):
+        await first.store.commit(owned(1))
+        await second.take()
+        for version in (2, 3):
+            assert await second.store.commit(owned(version, "gw2", 2, shared=True)) is COMMITTED
+        assert (await second.store.outbox(), await second.local.load(SESSION)) == ([], None)
+        assert await second.store.commit(owned(5, "gw2", 2)) is CONFLICT, "a local change is compared with it anyway"
+        assert await second.store.commit(owned(4, "gw2", 2, sealed=None)) is COMMITTED
+        here = await second.local.load(SESSION)
+        assert here is not None
+        assert (here.version, here.sealed) == (4, b"sealed 3")
+        await second.kill()
+        await second.start()
+        assert [line for _, line in await second.store.outbox()] == [b"line 4\n", b"line 2\n", b"line 3\n"]
+        assert await second.store.load_owned("gw2") == [here]
+
+
+async def test_no_older_keys_stay_in_the_nodes_file(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        await node.store.commit(owned(2))
+        assert await node.store.commit(owned(3, shared=True)) is COMMITTED
+        assert await node.local.load(SESSION) == await node.in_etcd()
+        assert await node.shared.commit(owned(4, shared=True)) is COMMITTED, "in an answer that never came"
+        await node.kill()
+        await node.start()
+        assert [found.version for found in await node.store.load_owned("gw1")] == [4]
+        assert await node.local.load(SESSION) == await node.in_etcd()
+
+
+async def test_exported_lines_are_counted_over_both_stores(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        await node.store.commit(owned(1))
+        await node.store.commit(owned(2, lines=(b"a\n", b"b\n")))
+        exported = node.store.last_line
+        await node.store.commit(owned(3, lines=(b"c\n",)))
+        await node.store.commit(owned(4, shared=True, lines=(b"d\n",)))
+        assert node.store.last_line > exported
+        await node.store.exported(exported)
+        assert [line for _, line in await node.store.outbox()] == [b"c\n"]
+        await node.kill()
+        await node.start()
+        told = [line for _, line in await node.store.outbox()]
+        assert told[0] == b"c\n"
+        assert {b"c\n", b"d\n"} <= set(told)
+        numbered = await node.store.outbox()
+        await node.store.commit(owned(5, shared=True))
+        await node.store.exported(numbered[-1][0])
+        assert await node.store.outbox() == []
 
 
 async def test_births_owner_changes_and_ends_are_shared_whatever_the_write_asks(etcd: Cluster, tmp_path: Path) -> None:
@@ -80,7 +132,7 @@ async def test_births_owner_changes_and_ends_are_shared_whatever_the_write_asks(
         assert await node.store.commit(owned(3, term=2, state=TERMINATED, shared=False)) is COMMITTED
         assert (await node.in_etcd()).state == TERMINATED
         assert await node.local.load(SESSION) is None, "no key of an ended session stays at the node"
-        assert [line for _, line in await node.store.outbox()] == [b"line 1\n", b"line 2\n", b"line 3\n"]
+        assert await node.lines_in_etcd() == [b"line 1\n", b"line 2\n", b"line 3\n"]
         assert await node.store.commit(owned(3, term=2, state=TERMINATED)) is COMMITTED, "asked again"
         assert await node.store.commit(owned(4, term=2)) is CONFLICT
 
@@ -149,7 +201,7 @@ async def test_a_takeover_beats_what_the_owner_had_not_sent(etcd: Cluster, tmp_p
             assert await first.store.commit(owned(4, shared=shared)) is CONFLICT
         assert await first.store.forget(SESSION) == 3, "a, b and c are only in the old owner's journal"
         assert await first.local.load(SESSION) is None
-        assert [line for _, line in await first.store.outbox()] == [b"line 1\n", b"a", b"b", b"c"]
+        assert [line for _, line in await first.store.outbox()] == [b"a", b"b", b"c"]
         assert await second.store.commit(owned(10, "gw2", 2)) is COMMITTED
 
 
@@ -220,7 +272,7 @@ async def test_lines_that_ride_along_are_bounded_and_counted(etcd: Cluster, tmp_
         await flushed(node)
         there = await node.lines_in_etcd()
         assert [line[:1] for line in there] == [b"l", b"4", b"5"]
-        assert len(await node.store.outbox()) == 5, "all of them are at the node"
+        assert len(await node.store.outbox()) == 4, "all of them are at the node"
 
 
 async def test_flushes_and_shared_commits_of_one_session_do_not_hurt_each_other(etcd: Cluster, tmp_path: Path) -> None:
@@ -235,7 +287,7 @@ async def test_flushes_and_shared_commits_of_one_session_do_not_hurt_each_other(
         await flushed(node)
         assert (await node.in_etcd()).version == 41
         assert node.lost == []
-        assert [line for _, line in await node.store.outbox()] == [b"line %d\n" % n for n in range(1, 42)]
+        assert set(await node.lines_in_etcd()) == {b"line %d\n" % n for n in range(1, 42)}
 
 
 async def test_taking_without_a_commit_leaves_nothing(etcd: Cluster, tmp_path: Path) -> None:

@@ -39,6 +39,20 @@ async def test_a_damaged_record_stops_neither_the_batch_nor_the_start(etcd: Clus
         assert await node.local.load(SESSION) is not None, "it may be the only good copy"
 
 
+async def test_the_layout_of_a_later_program_is_told_from_damage(etcd: Cluster, tmp_path: Path) -> None:
+    async with nodes(etcd, tmp_path, "gw1") as (node,):
+        key = Names(node.config.cluster, "gw1").live_session(SESSION)
+        await node.store.commit(owned(1, session_id=b"a" * 16))
+        await put(node.shared.client, key, b"JVS\x02" + bytes(40))
+        await node.kill()
+        await node.start()
+        assert [s.session_id for s in await node.store.load_owned("gw1")] == [b"a" * 16]
+        with pytest.raises(StoreUnavailable, match="layout 2, this program knows 1; upgrade this gateway") as raised:
+            await node.store.load(SESSION)
+        assert node.told == [raised.value.reason]
+        assert "etcdctl del" not in raised.value.reason, "it is somebody's session"
+
+
 async def test_what_is_missing_in_etcd_is_told(etcd: Cluster, tmp_path: Path) -> None:
     async with nodes(etcd, tmp_path, "gw1") as (node,):
         await node.store.commit(owned(1))
@@ -161,18 +175,19 @@ async def test_a_local_file_that_fails_after_the_shared_commit_changes_nothing_a
 ) -> None:
     async with nodes(etcd, tmp_path, "gw1") as (node,):
         await node.store.commit(owned(1))
+        await node.store.commit(owned(2))
 
         async def full(*_: object, **__: object) -> None:
             raise StoreUnavailable("the disk is full")
 
         with monkeypatch.context() as patch:
             patch.setattr(node.local, "adopt", full)
-            assert await node.store.commit(owned(2, shared=True)) is COMMITTED
+            assert await node.store.commit(owned(3, shared=True)) is COMMITTED
         assert "the disk is full" in node.told[0]
-        assert await node.store.commit(owned(3)) is COMMITTED
+        assert await node.store.commit(owned(4)) is COMMITTED
         row = await node.local.load(SESSION)
         assert row is not None
-        assert row.version == 3
+        assert row.version == 4
 
 
 async def test_lines_that_a_crash_kept_out_of_the_file_are_fetched_at_the_next_start(
@@ -180,7 +195,7 @@ async def test_lines_that_a_crash_kept_out_of_the_file_are_fetched_at_the_next_s
 ) -> None:
     async with nodes(etcd, tmp_path, "gw1") as (node,):
         await node.store.commit(owned(1))
-        await node.store.exported((await node.store.outbox())[-1][0])
+        await node.store.exported(node.store.last_line)
         await node.shared.commit(owned(2, lines=(b"only in etcd\n",)))
         await node.kill()
         await node.start()
@@ -213,12 +228,7 @@ async def test_a_node_that_has_its_lease_anew_goes_on_with_what_it_holds(etcd: C
         node.run()
         await flushed(node)
         assert [found.version for found in await node.shared.load_all()] == [2, 3]
-        assert sorted(line for _, line in await node.store.outbox()) == [
-            b"line 1\n",
-            b"line 2\n",
-            b"line 2\n",
-            b"line 3\n",
-        ]
+        assert sorted(line for _, line in await node.store.outbox()) == [b"line 2\n", b"line 2\n", b"line 3\n"]
 
 
 async def test_an_own_session_that_was_taken_up_and_let_go_again_is_still_in_the_file(
@@ -268,11 +278,11 @@ async def test_commits_during_a_listing_are_not_undone(
 
         monkeypatch.setattr(node.local, "load_all", load_all)
         await node.store.load_owned("gw1")
-        for identifier, version in ((SESSION, 2), (born, 1)):
+        for identifier, version in ((SESSION, 3), (born, 2)):
+            assert await node.store.commit(owned(version, session_id=identifier)) is COMMITTED
             row = await node.local.load(identifier)
             assert row is not None
             assert row.version == version
-            assert await node.store.commit(owned(version + 1, session_id=identifier)) is COMMITTED
 
 
 async def test_a_store_that_refuses_at_once_is_not_asked_in_a_busy_loop(

@@ -46,6 +46,20 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
+@pytest_asyncio.fixture(params=["memory", "sqlite", "etcd"])
+async def alone(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """One whose own outbox has all lines; in a cluster the shared store keeps those of shared commits."""
+    opened = await _opened(request.param, request, tmp_path)
+    yield opened
+    await opened.close()
+
+
+async def _lines(store: Store) -> list[bytes]:
+    if isinstance(store, ClusterStore):
+        return [line for entry in await store._shared.kept() for line in entry.lines]
+    return [line for _, line in await store.outbox()]
+
+
 async def test_a_commit_is_read_back_whole(store: Store) -> None:
     assert await store.commit(a_write()) is CommitResult.COMMITTED
     found = await store.load(SESSION)
@@ -68,13 +82,13 @@ async def test_stale_and_future_versions_conflict_and_change_nothing(store: Stor
     for stale in (a_write(1, write_id="x"), a_write(2, write_id="x"), a_write(4)):
         assert await store.commit(stale) is CommitResult.CONFLICT
     assert await store.load(SESSION) == before
-    assert [line for _, line in await store.outbox()] == [b"line 1\n", b"line 2\n"]
+    assert await _lines(store) == [b"line 1\n", b"line 2\n"]
 
 
 async def test_repeating_the_same_write_succeeds_without_doing_it_twice(store: Store) -> None:
     assert await store.commit(a_write()) is CommitResult.COMMITTED
     assert await store.commit(a_write()) is CommitResult.COMMITTED
-    assert len(await store.outbox()) == 1
+    assert len(await _lines(store)) == 1
 
 
 async def test_of_simultaneous_writers_exactly_one_wins(store: Store) -> None:
@@ -131,23 +145,23 @@ async def test_device_timestamps_must_rise(store: Store) -> None:
     assert await store.device_timestamp(DEVICE) == newest + 1
 
 
-async def test_outbox_keeps_order_and_forgets_what_was_exported(store: Store) -> None:
-    await store.commit(a_write(1, lines=(b"a\n", b"b\n")))
-    await store.commit(a_write(2, lines=(b"c\n",)))
-    lines = await store.outbox()
+async def test_outbox_keeps_order_and_forgets_what_was_exported(alone: Store) -> None:
+    await alone.commit(a_write(1, lines=(b"a\n", b"b\n")))
+    await alone.commit(a_write(2, lines=(b"c\n",)))
+    lines = await alone.outbox()
     assert [line for _, line in lines] == [b"a\n", b"b\n", b"c\n"]
-    await store.exported(lines[1][0])
-    assert [line for _, line in await store.outbox()] == [b"c\n"]
-    assert [line for _, line in await store.outbox(limit=1)] == [b"c\n"]
+    await alone.exported(lines[1][0])
+    assert [line for _, line in await alone.outbox()] == [b"c\n"]
+    assert [line for _, line in await alone.outbox(limit=1)] == [b"c\n"]
 
 
-async def test_outbox_moves_into_the_journal_and_stays_if_that_fails(store: Store, tmp_path: Path) -> None:
-    await store.commit(a_write())
+async def test_outbox_moves_into_the_journal_and_stays_if_that_fails(alone: Store, tmp_path: Path) -> None:
+    await alone.commit(a_write())
     with pytest.raises(JournalFailed):
-        await export_outbox(store, _Broken())
+        await export_outbox(alone, _Broken())
     journal = Journal(tmp_path / "events.jsonl")
-    assert await export_outbox(store, journal) == 1
-    assert await export_outbox(store, journal) == 0
+    assert await export_outbox(alone, journal) == 1
+    assert await export_outbox(alone, journal) == 0
     journal.close()
     assert read_lines(tmp_path / "events.jsonl") == [b"line 1\n"]
 

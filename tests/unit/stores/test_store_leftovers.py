@@ -107,7 +107,7 @@ async def test_a_newer_record_in_the_file_does_not_hide_lines_that_only_the_stor
         assert found is not None
         node.store.take(found)
         assert await node.store.commit(owned(3, term=2, shared=True)) is CommitResult.COMMITTED
-        await node.store.exported((await node.store.outbox())[-1][0])
+        await node.store.exported(node.store.last_line)
         await node.kill()
         await node.start()
         assert b"only in etcd\n" in [line for _, line in await node.store.outbox()]
@@ -145,10 +145,23 @@ async def test_a_commit_in_doubt_is_found_under_the_next_lease_in_etcd(
         assert await node.store.unexported("gw1") == []
 
 
+async def test_a_commit_that_may_take_place_even_now_is_asked_for_again() -> None:
+    cluster = MemoryCluster(clock.boot_time)
+    store = await ClusterStore.open(MemoryStore(), cluster.shared("gw1"), "gw1")
+    await store.commit(owned(1))
+    late = owned(2, shared=True, write_id="late", lines=(b"in doubt\n",))
+    store._doubt(late)
+    assert await store.unexported("gw1") == []
+    shared = cluster.shared("gw1")
+    assert (await settle(shared, late, None, shared.patience(5), never))[0] is CommitResult.COMMITTED
+    assert [entry.lines for entry in await store.unexported("gw1")] == [(b"in doubt\n",)]
+
+
 async def test_a_commit_that_never_took_place_leaves_nothing() -> None:
     cluster = MemoryCluster(clock.boot_time)
     store = await ClusterStore.open(MemoryStore(), cluster.shared("gw1"), "gw1")
     await store.commit(owned(1))
-    store._doubt(owned(2, shared=True))
+    store._doubt(owned(2, shared=True, write_id="late"))
+    await store.commit(owned(2, shared=True))
     assert await store.unexported("gw1") == []
     assert not store._doubts

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from jumpvpn.runtime import clock
@@ -19,6 +17,7 @@ from jumpvpn.runtime.stores.base import (
     StoredSession,
     StoreUnavailable,
     Write,
+    judge,
 )
 from jumpvpn.runtime.stores.flush import FLUSH_WITHIN, Flusher, Held, Told
 from jumpvpn.runtime.stores.pool import Commits
@@ -31,6 +30,7 @@ from jumpvpn.runtime.stores.shared import (
     same_record,
     settle,
 )
+from jumpvpn.runtime.stores.turns import Turns
 from jumpvpn.values import Instant, replace
 
 __all__ = ["FLUSH_WITHIN", "ClusterStore", "LocalStore"]
@@ -55,19 +55,14 @@ class LocalStore(Store, Protocol):
         """Put records as they are, add outbox lines, erase the sessions ``gone``; one transaction."""
 
 
-@dataclass(slots=True)
-class _Turn:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
 class ClusterStore:
     """Sessions of one node of a cluster. Open with ``await ClusterStore.open(...)``, and let ``run()`` run.
 
     What the caller may rely on:
 
-    - COMMITTED with ``shared``: a majority of the shared store has it, whatever becomes of this node. Without:
-      it is on this node's disk, and in the shared store ``FLUSH_WITHIN`` later as long as that one serves; if the node
+    - COMMITTED with ``shared``: a majority of the shared store has it, whatever becomes of this node; its lines are
+      there until the caller says that it has exported them, and after a crash at the next start. Without: it is on this
+      node's disk, and in the shared store ``FLUSH_WITHIN`` later as long as that one serves; if the node
       is lost before, the next owner goes on from what the shared store has. Births, owner changes, terminations and
       whatever names a device are shared, also if the write does not ask for it.
     - CONFLICT and REPLAYED_DEVICE: nothing was changed. CONFLICT for a session that this node owned means that another
@@ -93,11 +88,11 @@ class ClusterStore:
         self._give_up_at = give_up_at
         self._warn = foreign
         self._held: dict[bytes, Held] = {}
-        self._turns: dict[bytes, _Turn] = {}
+        self._turns = Turns()
         self._read: OrderedDict[bytes, tuple[int, str, int]] = OrderedDict()
         self._litter: deque[tuple[int, bytes]] = deque()
+        self._dropped = 0
         self._doubts: OrderedDict[bytes, Write] = OrderedDict()
-        self._exported = 0
         self._flusher = Flusher(node, local, shared, self._held, Told(conflicts, foreign, self._drop_later))
 
     @classmethod
@@ -135,7 +130,7 @@ class ClusterStore:
 
     async def commit(self, write: Write) -> CommitResult:
         """Apply one unit wholly or not at all, see above; one after the other for each session."""
-        async with self._alone(write.session_id):
+        async with self._turns.alone(write.session_id):
             held = await self._known(write)
             if held.lost:
                 return CommitResult.CONFLICT
@@ -153,20 +148,21 @@ class ClusterStore:
 
     @property
     def last_line(self) -> int:
-        """The number of the newest line that this node ever added."""
-        return self._local.last_line
+        """The number of the newest line of this node's file, or of the newest commit whose lines were shared."""
+        return self._local.last_line + self._dropped + len(self._litter)
 
     async def outbox(self, limit: int = 256) -> list[tuple[int, bytes]]:
-        """Oldest lines of this node not yet exported."""
-        return await self._local.outbox(limit)
+        """Oldest lines of this node's file not yet exported; those of shared commits are with whoever made them."""
+        shared = self._dropped + len(self._litter)
+        return [(number + shared, line) for number, line in await self._local.outbox(limit)]
 
     async def exported(self, up_to: int) -> None:
         """Forget lines up to this number; the shared store forgets its copies with the next flush."""
-        await self._local.exported(up_to)
-        self._exported = max(self._exported, up_to)
         done = []
-        while self._litter and self._litter[0][0] <= self._exported:
+        while self._litter and self._litter[0][0] <= up_to:
             done.append(self._litter.popleft()[1])
+        self._dropped += len(done)
+        await self._local.exported(up_to - self._dropped)
         self._flusher.erase(done)
 
     async def keepers(self) -> list[str]:
@@ -177,22 +173,24 @@ class ClusterStore:
         """The oldest commits of ``node`` whose lines it may not have, at most some MiB of them; see ``drop``.
 
         Of this node: those that took place although their outcome was not known when its lease ended. Ask for them
-        under the next lease: what did not take place until then is not asked for again.
+        under the next lease, and again once a session shows that one took place later still; what no longer can is
+        not asked for again.
         """
         if node != self._node:
             return await self._shared.kept(node)
         kept = list[KeptLines]()
         for name, write in list(self._doubts.items()):
-            if await self._took_place(write):
+            found = await self._seen_now(write)
+            if found.done:
                 kept.append(KeptLines(name, write.session_id, write.version, write.lines))
-            else:
+            elif not _may_follow(write, found.session):
                 self._doubts.pop(name, None)
         return kept
 
     async def drop(self, node: str, kept: Sequence[KeptLines]) -> None:
         """The lines that ``unexported`` told of ``node`` are in a journal: the shared store may forget them.
 
-        If that node lives after all, its own copies are in its file and journal; of a commit that it is in doubt about,
+        If that node lives after all, its own copies are in its journal; of a commit that it is in doubt about,
         the record tells as long as nobody has written over it, and then the commit counts as lost to that one.
         """
         await self._shared.erase([entry.name for entry in kept], node)
@@ -231,7 +229,7 @@ class ClusterStore:
         known = revision if (version, write_id) == (stored.version, stored.write_id) else 0
         base = Found(stored, known).stripped()
         self._flusher.forget(stored.session_id)
-        self._held[stored.session_id] = Held(base, stored.version, unsaved=stored)
+        self._held[stored.session_id] = Held(base, stored.version, stored, filed=stored.owner == self._node)
 
     async def forget(self, session_id: bytes) -> int:
         """The session is owned elsewhere or has ended: nothing of it is sent any more, its local record is erased.
@@ -269,15 +267,20 @@ class ClusterStore:
             raise StoreUnavailable(
                 f"the record of {write.chain} is longer than the {_LONGEST_RECORD} bytes that the shared store takes"
             )
-        if held.unsaved is not None:
-            await self._local.adopt([held.unsaved])
-            held.unsaved = None
-        result = await self._local.commit(write)
+        result = await (self._local.commit(write) if held.unsaved is None else self._file(write, held.unsaved))
         if result is CommitResult.COMMITTED and write.version > held.version:
-            held.version, held.fresh = write.version, False
+            held.version, held.fresh, held.unsaved, held.filed = write.version, False, None, True
             held.add(write.lines)
             self._flusher.note(write.session_id)
         return result
+
+    async def _file(self, write: Write, unsaved: StoredSession) -> CommitResult:
+        """A local commit over a record that the local file does not have."""
+        verdict = judge(write, unsaved, 0)
+        if verdict is not None:
+            return verdict
+        await self._local.adopt([write.stored_over(unsaved)], write.lines)
+        return CommitResult.COMMITTED
 
     async def _commit_shared(self, write: Write, held: Held) -> CommitResult:
         base = held.base.session
@@ -326,7 +329,11 @@ class ClusterStore:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     async def _committed(self, write: Write, whole: Write, held: Held, found: Found) -> None:
-        """The shared store has it: the local file follows. Its failure changes nothing about what is committed."""
+        """The shared store has it. The local file follows where it has an older record, whose keys are not to stay.
+
+        Where it has none, it need not have this one: after a crash the shared store has it, and the lines. The file's
+        failure changes nothing about what is committed.
+        """
         record, ended = found.session, write.state == TERMINATED
         held.fresh = False
         # It took place, but another has written over it since: this node learns that from its watch, too.
@@ -334,13 +341,14 @@ class ClusterStore:
         held.base, held.version = found.stripped(), write.version
         held.unsaved = None if ended or held.lost else record
         self._flusher.forget(write.session_id)
-        rows = [] if held.unsaved is None else [held.unsaved]
-        try:
-            await self._local.adopt(rows, write.lines, [write.session_id] if ended else [])
-            held.unsaved = None
-        except StoreUnavailable as failure:
-            self._warn(f"{failure.reason}; the shared store has the change, this node's file follows")
         self._drop_later(whole)
+        if held.filed or ended:
+            rows = [] if held.unsaved is None else [held.unsaved]
+            try:
+                await self._local.adopt(rows, gone=[] if rows else [write.session_id])
+                held.unsaved = None
+            except StoreUnavailable as failure:
+                self._warn(f"{failure.reason}; the shared store has the change, this node's file follows")
         if ended:
             self._held.pop(write.session_id, None)
 
@@ -358,9 +366,9 @@ class ClusterStore:
                 self._doubts.popitem(last=False)
 
     def _drop_later(self, write: Write) -> None:
-        """The lines of ``write`` may leave the shared store once this node has exported its own copies."""
+        """The lines of ``write`` may leave the shared store once this node has exported them."""
         if write.lines:
-            self._litter.append((self._local.last_line, outbox_name(write).encode()))
+            self._litter.append((self.last_line + 1, outbox_name(write).encode()))
 
     def _left(self) -> float:
         """Seconds until this node may no longer change what is shared."""
@@ -383,18 +391,18 @@ class ClusterStore:
     def _joined(self, found: Found, row: StoredSession | None) -> Held:
         stored = found.session
         assert stored is not None, "only records are joined"
-        held = Held(found.stripped(), stored.version, unsaved=stored)
+        held = Held(found.stripped(), stored.version, stored, filed=row is not None)
         if row is not None and _is_newer(row, stored):
             held.version, held.unsaved = row.version, None
             self._flusher.note(stored.session_id)
         return held
 
-    async def _took_place(self, write: Write) -> bool:
-        """Whether the shared store shows that ``write`` did; only while it keeps its lines."""
+    async def _seen_now(self, write: Write) -> Found:
+        """What the shared store has where ``write`` is to be; ``done`` only while it keeps its lines."""
         waiting = self._shared.patience(math.inf)
         while True:
             try:
-                return (await self._shared.look(write, waiting.deadline)).done
+                return await self._shared.look(write, waiting.deadline)
             except Unanswered as failure:
                 await waiting.wait(failure)
 
@@ -402,13 +410,13 @@ class ClusterStore:
         return held.unsaved or await self._local.load(session_id)
 
     async def _resume(self, found: list[Found], erase: bool) -> list[StoredSession]:
-        """Hold all of this node's sessions; the local file has the newest of each afterwards.
+        """Hold all of this node's sessions; the local file has no older record of any of them afterwards.
 
         What is held already, and not older, stays as it is: commits to it may be under way. With ``erase`` the file has
         no others of any cluster; without, one of them may be the only good copy.
         """
         rows = {row.session_id: row for row in await self._local.load_all()}
-        newest, missing = list[StoredSession](), list[StoredSession]()
+        newest, outdated = list[StoredSession](), list[StoredSession]()
         for entry in found:
             stored = entry.session
             assert stored is not None, "only records are listed"
@@ -416,16 +424,16 @@ class ClusterStore:
             if held is None or held.lost or held.version < stored.version or not _same_term(entry, held.base):
                 held = self._held[stored.session_id] = self._joined(entry, row)
                 held.fresh = False
-                missing += [] if held.unsaved is None else [held.unsaved]
+                outdated += [] if held.unsaved is None or row is None else [held.unsaved]
             newest.append(held.unsaved or row or stored)
         gone = [row.session_id for row in rows.values() if row.owner and row.session_id not in self._held]
         await self._local.adopt(gone=gone if erase else [])
-        for first in range(0, len(missing), _ADOPTED):
-            await self._adopt_missing(missing[first : first + _ADOPTED])
+        for first in range(0, len(outdated), _ADOPTED):
+            await self._adopt_newer(outdated[first : first + _ADOPTED])
         return newest
 
-    async def _adopt_missing(self, records: Sequence[StoredSession]) -> None:
-        """Put into the local file what it lacks, except where a commit has put it there meanwhile."""
+    async def _adopt_newer(self, records: Sequence[StoredSession]) -> None:
+        """Put into the local file what it has older, except where a commit has put a newer one there meanwhile."""
         lacking = [record for record in records if self._lacks(record)]
         await self._local.adopt(lacking)
         for record in lacking:
@@ -454,19 +462,6 @@ class ClusterStore:
         while len(self._read) > _REMEMBERED:
             self._read.popitem(last=False)
 
-    @asynccontextmanager
-    async def _alone(self, session_id: bytes) -> AsyncIterator[None]:
-        """One commit at a time for each session; nothing is kept for sessions without one."""
-        turn = self._turns.setdefault(session_id, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[session_id]
-
 
 def _is_shared(write: Write, base: Found) -> bool:
     """Whether the shared store must have it before it counts, also if the write does not ask for that."""
@@ -474,6 +469,11 @@ def _is_shared(write: Write, base: Found) -> bool:
     if write.shared or write.device is not None or stored is None or TERMINATED in (write.state, stored.state):
         return True
     return write.expected_version is None or (write.owner, write.term) != (stored.owner, stored.term)
+
+
+def _may_follow(write: Write, stored: StoredSession | None) -> bool:
+    """Whether ``write``, sent long since, may replace what is stored even now: versions only rise."""
+    return stored is None or (stored.version < write.version and stored.state != TERMINATED)
 
 
 def _is_newer(row: StoredSession, stored: StoredSession) -> bool:

@@ -23,16 +23,18 @@ MOST_PENDING_BYTES = 64 << 10  # lines of one session that ride along; older one
 
 @dataclass(slots=True)
 class Held:
-    """What a node remembers of a session that it owns, or is about to: some hundred bytes.
+    """What a node remembers of a session that it owns, or is about to: some hundred bytes, or the record's KiB or two.
 
     ``base``: what the shared store is known to have (without body and keys). ``version``: the newest here.
-    ``unsaved``: the newest record where the local file does not have it yet. ``fresh``: no commit has won yet, so the
+    ``unsaved``: the newest record where the local file does not have it. ``filed``: the file may have this session's
+    record, or an older one. ``fresh``: no commit has won yet, so the
     session may be another's. ``lost``: the shared store has something that this node may not write over.
     """
 
     base: Found
     version: int
     unsaved: StoredSession | None = None
+    filed: bool = False
     fresh: bool = True
     lost: bool = False
     lines: list[bytes] = field(default_factory=list)

@@ -1,7 +1,8 @@
 """The shared store behind a network: requests and answers take time, get lost, or are cut off, one way or both.
 
 ``MemoryCluster`` is linearizable: what arrives is carried out at once. An answer that is lost was carried out all the
-same, and a request that its sender gave up may still arrive. Leases end by the store's own clock, which is true time.
+same, and a request that its sender gave up may still arrive: ``at_claim`` says how long one is held up. Leases
+end by the store's own clock, which is true time.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class StoreServer(MemoryCluster):
         self.down = False
         self.ways: dict[str, Way] = {}
         self.watcher: Watcher = lambda _changes, _revision: None
+        self.at_claim: Callable[[str, bytes], int] | None = None  # hears of the next one's node and session
         self.told_at: dict[int, int] = {}
         self.moments: list[tuple[int, int]] = []
         self.outside = Context()  # of no process
@@ -103,10 +105,11 @@ class StoreServer(MemoryCluster):
         while self.way(node).cut_watch or self.way(node).cut_down or self.down:
             await self._passable.wait()
 
-    async def ask(self, node: str, action: Callable[[], T], seconds: float = TRY_SECONDS) -> T:
-        """One request. Raises Unanswered, and whatever ``action`` raises."""
+    async def ask(self, node: str, action: Callable[[], T], seconds: float = TRY_SECONDS, held_up: int = 0) -> T:
+        """One request, ``held_up`` (ns) beyond its way. Raises Unanswered, and whatever ``action`` raises."""
         answer: asyncio.Future[T] = self.loop.create_future()
-        self.loop.at(self.loop.now + self.way(node).delay, self._arrive, node, action, answer, context=self.outside)
+        due = self.loop.now + self.way(node).delay + held_up
+        self.loop.at(due, self._arrive, node, action, answer, context=self.outside)
         try:
             async with asyncio.timeout(max(0.0, min(seconds, TRY_SECONDS))):
                 return await answer
@@ -142,6 +145,11 @@ def _at_once(work: Coroutine[Any, Any, T]) -> T:
     except StopIteration as ended:
         return ended.value  # type: ignore[no-any-return]
     raise AssertionError("a store in memory does not wait")
+
+
+def _claims(change: Exchange) -> bool:
+    """Whether it makes somebody the owner of a session, be it new, another's, or its own from before."""
+    return change.seen.session is None or change.record.term > change.seen.session.term
 
 
 class Patience:
@@ -199,8 +207,12 @@ class Records(_Line):
 
     async def exchange(self, changes: Sequence[Exchange], deadline: float) -> Outcome:
         """All of ``changes`` or none."""
-        left = deadline - self._server.loop.time()
-        return await self._server.ask(self._node, lambda: _at_once(self._memory.exchange(changes, 0)), left)
+        left, held_up = deadline - self._server.loop.time(), 0
+        claim = next(filter(_claims, changes), None)
+        if self._server.at_claim is not None and claim is not None:
+            strike, self._server.at_claim = self._server.at_claim, None
+            held_up = strike(self._node, claim.write.session_id)
+        return await self._server.ask(self._node, lambda: _at_once(self._memory.exchange(changes, 0)), left, held_up)
 
     async def load_all(self) -> list[StoredSession]:
         """Every session that is not terminated."""

@@ -11,10 +11,10 @@ from jumpvpn.sim.cluster.client import ClientHost
 from jumpvpn.sim.cluster.gateway import GatewayHost
 from jumpvpn.sim.cluster.world import ClusterWorld
 from jumpvpn.sim.link import Link
-from jumpvpn.values import MILLISECOND, SECOND
+from jumpvpn.values import MILLISECOND, SECOND, SessionId
 
 PROCESSES = ("kill", "kill_at_a_grant", "stop", "pause", "drain")
-STORE = ("cut_store", "outage", "slow_store", "lost_answers", "late_watch", "compacts", "clock_jumps")
+STORE = ("cut_store", "outage", "slow_store", "lost_answers", "late_watch", "compacts", "clock_jumps", "late_claim")
 NETWORK = ("cut_clients", "one_way", "slow_link", "swallow", "rebind", "link_down")
 PEOPLE = ("replay", "operator_switch", "back_and_forth", "operator_ends", "crash_client", "traffic")
 
@@ -30,10 +30,12 @@ THEMES: Mapping[str, Mapping[str, int]] = {
               "swallow": 3, "stop": 2},
     "attack": {"replay": 8, "kill_at_a_grant": 2, "cut_clients": 3, "kill": 3, "operator_switch": 2, "slow_link": 2,
                "swallow": 2},
+    "late claims": {"late_claim": 6, "kill": 1, "cut_store": 1, "operator_switch": 2, "crash_client": 1, "drain": 1},
     "clocks": {"clock_jumps": 4, "kill": 3, "cut_clients": 3, "cut_store": 2, "pause": 1},
 }  # fmt: skip
 """Weights by theme."""
 
+RESTART_SECONDS = 0.3  # of a process that died and is started again at once
 PAUSES = (0.0, 0.05, 0.3, 1.0, 2.0, 4.0)
 KINDS = ("committed", "challenge", "request", "denied", "hint", "report", "standby_reply", "close", "drain", "gateways")
 SMALL_JUMPS, LARGE_JUMPS = (-5_000, -500, 500, 5_000), (-86_400_000, 86_400_000)
@@ -107,9 +109,7 @@ class Trouble:
         host.kill()
         self._later(span, host.start)
         if silent:
-            for interface in client.interfaces:
-                self._interface(client, interface, up=False)
-            self._later(silent, lambda: self._all_up(client))
+            self._silence(client, silent)
 
     def stop(self, host: GatewayHost, _client: ClientHost) -> None:
         """SIGTERM: sessions are sent away, the lease is given back; then it starts again."""
@@ -192,6 +192,52 @@ class Trouble:
         host.machine.skew_ms += jump
         skews = [0, *(other.machine.skew_ms for other in self.world.gateways.values())]
         self.world.checker.skew_ms = max(self.world.checker.skew_ms, max(skews) - min(skews))
+
+    def late_claim(self, _host: GatewayHost, client: ClientHost) -> None:
+        """A gateway dies; the next claim of a session is held up, and whoever asked for it gets into trouble, too.
+
+        The claim may take place when its gateway is back and has listed what it owns, its client being silent.
+        """
+        silent = self.dice.choice((0.0, 3.0, 12.0, 30.0))
+        cut = self.dice.choice((None, 1.0, 1.5))  # leases for which the gateway is cut from the store; None: it dies
+        after = self.dice.choice((0.1, 0.2, 0.5, 1.0, 2.0))  # s after it is back
+
+        def claims(name: str, session_id: bytes) -> int:
+            struck = self.world.gateways[name]
+            span = RESTART_SECONDS if cut is None else cut * struck.config.lease / SECOND
+            self.world.later(0, self._unless_over, lambda: self._held_up(struck, session_id, span, silent, cut is None))
+            return int((span + after) * SECOND)
+
+        self._note("the next claim of a session is held up")
+        self.world.server.at_claim = claims
+        home = self.world.gateways.get(client.client_plane.home)
+        if home is not None:
+            self._note(f"{home.name} dies, back in 20 s")
+            home.wanted = False
+            home.kill()
+            self._later(20.0, home.start)
+
+    def _held_up(self, host: GatewayHost, session_id: bytes, span: float, silent: float, dies: bool) -> None:
+        self._note(
+            f"{host.name}, whose claim is on its way, {'dies' if dies else 'is cut from the store'} for {span} s"
+        )
+        if dies:
+            host.wanted = False
+            host.kill()
+            self._later(span, host.start)
+        else:
+            way = self.world.server.way(host.name)
+            way.cut_up = way.cut_down = True
+            self._later(span, lambda: self._rejoin(host))
+        for client in self.world.clients:
+            if silent and client.uid in ("", SessionId(session_id).uid):
+                self._silence(client, silent)
+
+    def _silence(self, client: ClientHost, seconds: float) -> None:
+        self._note(f"{client.name} is silent for {seconds} s")
+        for interface in client.interfaces:
+            self._interface(client, interface, up=False)
+        self._later(seconds, lambda: self._all_up(client))
 
     # --- the network -------------------------------------------------------------------------------------------------
 

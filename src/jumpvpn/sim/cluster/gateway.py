@@ -16,6 +16,7 @@ from jumpvpn.engine import inputs as inp
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
+from jumpvpn.gateway.returning import Returning
 from jumpvpn.policy.model import Policy
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.driver import Driver
@@ -228,6 +229,7 @@ class GatewayHost:
         executor = self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
         self.plane.consume = executor.consume
         self.driver = Driver(self.engine, executor, recorder)
+        self.returning = Returning(self.driver.post, self.driver.rest, executor.is_asked)
         self._note(DomainEvent("node.started", "N", data={"role": "gateway", "boot_id": machine.boot_id}))
         recorder.use_policy(self.rules, clock.now(), "start")
         config = GatewayConfig.model_construct(name=self.name, state_dir=cast(Any, self.disk), policy=self.rules)
@@ -236,7 +238,7 @@ class GatewayHost:
             self._note,
         )  # fmt: skip
         await cluster.join()
-        jobs = [self.driver.run(), recorder.forget_exported(), *cluster.jobs()]
+        jobs = [self.driver.run(), self.returning.run(), recorder.forget_exported(), *cluster.jobs()]
         tasks = [asyncio.ensure_future(job) for job in jobs]
         for task in tasks:
             task.add_done_callback(self._ended)
@@ -261,7 +263,7 @@ class GatewayHost:
         )
 
     def _post(self, event: Any) -> None:
-        self.driver.post(event)
+        self.returning.post(event)
 
     def _note(self, event: DomainEvent) -> None:
         assert self.recorder is not None, "a process that runs has one"

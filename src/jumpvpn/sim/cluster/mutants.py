@@ -12,6 +12,7 @@ from jumpvpn.engine.client import ClientEngine
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.lease import LeaseKeeper
+from jumpvpn.gateway.strays import Strays
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.sim.cluster.plane import NodePlane
 from jumpvpn.sim.cluster.roaming import Roaming
@@ -101,6 +102,11 @@ def _old_epoch_kept_open() -> list[Swap]:
     return [(ClientEngine, "_handover", kind), (Roaming, "_close_older", lambda _plane: None)]
 
 
+def _strays_ignored() -> list[Swap]:
+    """What this node had given up takes place, and nobody looks."""
+    return [(Strays, "noticed", lambda _strays, _session_id: None)]
+
+
 MUTANTS: Mapping[str, Callable[[], list[Swap]]] = {
     "deadline ignored": _deadline_ignored,
     "beat not awaited": _beat_not_awaited,
@@ -109,6 +115,7 @@ MUTANTS: Mapping[str, Callable[[], list[Swap]]] = {
     "floor ignored": _floor_ignored,
     "adoption resets the transport clock": _adoption_resets_the_clock,
     "old epoch kept open after a lost gateway": _old_epoch_kept_open,
+    "late writes of its own not seen to": _strays_ignored,
 }
 """By name: what to put in the place of what."""
 

@@ -116,7 +116,7 @@ def _check_dates(certificate: x509.Certificate, path: Path) -> None:
     now = datetime.datetime.now(datetime.UTC)
     if now > certificate.not_valid_after_utc:
         ended = certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
-        raise StoreUnavailable(f"the certificate {path} expired on {ended}; issue a new one")
+        raise StoreUnavailable(f"the certificate {path} expired on {ended}; issue a new one: jumpvpn cluster renew")
     if now < certificate.not_valid_before_utc:
         begins = certificate.not_valid_before_utc.strftime("%Y-%m-%d %H:%M UTC")
         raise StoreUnavailable(f"the certificate {path} is valid only from {begins}; check this machine's clock")

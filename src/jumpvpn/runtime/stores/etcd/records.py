@@ -19,7 +19,9 @@ may lie between them.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 
@@ -27,8 +29,12 @@ from jumpvpn.runtime.stores.base import ForeignRecord, StoredSession, Write
 from jumpvpn.runtime.stores.shared import KeptLines, outbox_name
 
 FORMAT = b"1"
+_ZLIB = b"\x78"  # what packed lines begin with; those that are not begin with the mark of an array
+_LONGEST = 4 << 20  # bytes of unpacked lines, of which a commit has 1 MiB at most: whatever is there, memory stays flat
 LONGEST_LINES = 1 << 16  # of one commit: the index of a line has 16 bits in its number
-_MAGIC = b"JVS\x01"
+_SIGN = b"JVS"
+_LAYOUT = 1
+_MAGIC = _SIGN + bytes([_LAYOUT])
 _DIGEST_BYTES = 8  # against damage, not against forgery: that is the seal's and the cluster key's work
 _TIMESTAMP_BYTES = 8
 _SESSION_BYTES = 16
@@ -47,6 +53,9 @@ class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     write_id: str
     owner: str = ""
     term: int = 0
+
+
+_values = attrgetter(*_Record.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +127,17 @@ def after_prefix(prefix: bytes) -> bytes:
 
 def encode_session(session: StoredSession) -> bytes:
     """The value of ``live/`` and ``dead/``."""
-    record = _Record(*(getattr(session, field) for field in _Record.__struct_fields__))
-    packed = msgspec.msgpack.encode(record)
+    packed = msgspec.msgpack.encode(_values(session))
     return _MAGIC + _digest(packed) + packed
 
 
 def decode_session(key: bytes, value: bytes) -> StoredSession:
     """The record under ``key``. Raises ForeignRecord."""
+    if len(value) > len(_MAGIC) and value.startswith(_SIGN) and value[len(_SIGN)] > _LAYOUT:
+        raise ForeignRecord(
+            f"etcd: {repr(key)[2:-1]} has record layout {value[len(_SIGN)]}, this program knows {_LAYOUT}; "
+            "upgrade this gateway"
+        )
     packed = value[len(_MAGIC) + _DIGEST_BYTES :]
     if not value.startswith(_MAGIC) or value[len(_MAGIC) : len(_MAGIC) + _DIGEST_BYTES] != _digest(packed):
         raise _foreign(key, "a session record")
@@ -134,7 +147,7 @@ def decode_session(key: bytes, value: bytes) -> StoredSession:
         raise _foreign(key, "a session record") from None
     if key.rpartition(b"/")[2] != record.session_id.hex().encode():
         raise _foreign(key, "the record of that session")
-    return StoredSession(*(getattr(record, field) for field in _Record.__struct_fields__))
+    return StoredSession(*msgspec.structs.astuple(record))
 
 
 def encode_device(timestamp: int, session_id: bytes) -> bytes:
@@ -150,15 +163,16 @@ def decode_device(key: bytes, value: bytes) -> tuple[int, bytes | None]:
 
 
 def encode_lines(lines: tuple[bytes, ...]) -> bytes:
-    """The value of ``outbox/``."""
-    return msgspec.msgpack.encode(lines)
+    """The value of ``outbox/``: a fifth of the lines, which the members keep, send each other and write to disk."""
+    return zlib.compress(msgspec.msgpack.encode(lines), 1)
 
 
 def decode_lines(key: bytes, value: bytes) -> list[bytes]:
-    """The lines under ``key``, as many as its name says. Raises ForeignRecord."""
+    """The lines under ``key``, packed or not, as many as its name says. Raises ForeignRecord."""
     try:
-        lines = msgspec.msgpack.decode(value, type=list[bytes])
-    except msgspec.MsgspecError:
+        unpacked = zlib.decompressobj().decompress(value, _LONGEST) if value[:1] == _ZLIB else value
+        lines = msgspec.msgpack.decode(unpacked, type=list[bytes])
+    except (zlib.error, msgspec.MsgspecError):
         raise _foreign(key, "event lines") from None
     if len(lines) != lines_of(key):
         raise _foreign(key, "as many event lines as its name says")
