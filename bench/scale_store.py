@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import platform
@@ -39,7 +40,8 @@ UNDER_WAY = 64  # transactions of each writer at once
 WRITERS = 2
 WATCHERS = 3
 BATCH = 40  # records of one write-behind transaction, as the gateways have them
-BODY, SEALED, LINES = bytes(620), bytes(212), tuple(bytes(b"x" * 800) for _ in range(2))
+BODY, SEALED = bytes(620), bytes(212)
+LINES = tuple(hashlib.shake_256(b"%d" % n).digest(320) + b"x" * 480 for n in range(2))  # two real ones pack as these do
 
 
 # --- in the namespace of etcd, one process for each role -------------------------------------------------------------

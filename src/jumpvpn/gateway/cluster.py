@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -45,12 +45,15 @@ COMPLAINTS_KEPT = 64  # words about the store that are not repeated
 
 
 class Cluster:
-    """Runs beside the engine. ``jobs`` go on until the node ends; ``leave`` gives everything back."""
+    """Runs beside the engine. ``jobs`` go on until the node ends; ``leave`` gives everything back.
+
+    ``post`` hands an input to the engine, ``rest`` waits until it has dealt with those that it has.
+    """
 
     def __init__(
         self, config: GatewayConfig, cluster: ClusterConfig, shared: Shared, member: Member, engine: GatewayEngine,
         plane: Plane, executor: GatewayExecutor, recorder: Recorder, post: Callable[[Any], None],
-        emit: Callable[[DomainEvent], None],
+        emit: Callable[[DomainEvent], None], rest: Callable[[], Awaitable[None]],
     ) -> None:  # fmt: skip
         self._config = config
         self._cluster = cluster
@@ -61,6 +64,7 @@ class Cluster:
         self._recorder = recorder
         self._post = post
         self._emit = emit
+        self._rest = rest
         self.keeper = LeaseKeeper(cluster, member, shared.leases, config.state_dir, plane.set_deadline, self.complain)
         self.view = ClusterView(shared.decode_record)
         self.adoption = Adoption(
@@ -212,6 +216,7 @@ class Cluster:
             stopped_ms = clock.boot_time() // 1_000_000
             self._post(inp.LeaseEnded(stopped_ms))
             self._store_state("unreachable")
+            await self._rest()  # what is brought back under the next lease is not to be let go with the last one
             if self._recorder.under_way:  # given up with the lease: under the next one they would go on being asked for
                 await asyncio.wait(set(self._recorder.under_way))
             await self._join_again()

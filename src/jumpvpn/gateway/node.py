@@ -175,7 +175,7 @@ class GatewayNode:
         )  # fmt: skip
         self._cluster = Cluster(
             config, config.cluster, shared, member, self._engine, self._plane_handle, self._executor, self._recorder,
-            self._post, self._emit,
+            self._post, self._emit, self._returning.rest,
         )  # fmt: skip
         await self._cluster.join()
 

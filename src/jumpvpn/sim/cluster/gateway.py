@@ -235,7 +235,7 @@ class GatewayHost:
         config = GatewayConfig.model_construct(name=self.name, state_dir=cast(Any, self.disk), policy=self.rules)
         cluster = self.cluster = Cluster(
             config, self.config, cast(Any, shared), self._member(), self.engine, plane, executor, recorder, self._post,
-            self._note,
+            self._note, self.returning.rest,
         )  # fmt: skip
         await cluster.join()
         jobs = [self.driver.run(), self.returning.run(), recorder.forget_exported(), *cluster.jobs()]
