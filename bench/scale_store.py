@@ -231,7 +231,7 @@ def costs(etcd: dict[str, Any], scale: dict[str, Any] | None, control: dict[str,
     operations = {name: float(control["operations"][name]["us"]) for name in OPERATIONS}
     commit, takeover, birth, session_bytes = operations["reattach"], operations["takeover"], operations["birth"], 16_384
     if scale is not None:
-        commit, takeover = (_each(scale[one][other]) for one, other in (("restart", "restart"), ("kill", "kill")))
+        commit, takeover = (_each(scale[one][other]) for one, other in (("restart", "storm"), ("kill", "kill")))
         birth = scale["kill"]["births"]["gateway_us_each"]
         session_bytes = round(scale["kill"]["memory"]["kib_per_session"] * 1024)
     rekey = operations["rekey"] + etcd["writer_us_per_write"]
@@ -250,7 +250,7 @@ def costs(etcd: dict[str, Any], scale: dict[str, Any] | None, control: dict[str,
 
 def _each(back: dict[str, Any]) -> float:
     """CPU (us) of the gateway for each client that came back."""
-    return float(back["gateway_cpu_s"]) / int(back["of"]) * 1e6
+    return float(back["gateway_cpu_s"]) / int(back["moved"]) * 1e6
 
 
 def _control(note: Callable[[str], None]) -> dict[str, Any]:

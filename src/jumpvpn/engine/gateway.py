@@ -116,6 +116,7 @@ class GatewayEngine:
         place = Place(
             Seat(session), restored.device_key, claim=takeover.claim_after(restored),
             asked_age_ms=takeover.age_ms(session, now.boot) + 1,
+            age_guessed=restored.age_guessed,
         )  # fmt: skip
         return self._take_place(place, asked or inp.Tick(), now, superseded=restored.superseded)
 
@@ -258,9 +259,11 @@ class GatewayEngine:
         proved = asked.token_ok or (known is not None and known.validated and known.peer == asked.peer)
         request = takeover.request_of(asked, address_validated=proved)
         claim = takeover.claim_again(turn.session, asked) if place.claim is not None else None
-        met = turn.session if claim is None else takeover.as_claimed(turn.session, claim)
+        aged = takeover.as_old_as_asked(turn.session, asked, turn.now) if place.age_guessed else turn.session
+        met = aged if claim is None else takeover.as_claimed(aged, claim)
         verdict = validate(met, request, now, owned=True)
         if verdict.passed:
+            turn.session, place.age_guessed = aged, False
             turn.feed(*([claim] if claim is not None else []))
             self._grant(place, asked, request, turn)
         elif verdict.reason is Reason.ADDRESS_UNVALIDATED:

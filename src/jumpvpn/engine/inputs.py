@@ -255,7 +255,7 @@ class SessionRestored:
 
     After a restart ``owner`` is the node itself. Otherwise it is the node that was lost, at the instant ``lost_at``, or
     the one where the device's former session is, which a newer one has ``superseded``. ``request`` is what its client
-    asks already.
+    asks already. ``age_guessed``: the record is of another boot, its instants are where the wall clocks put them.
     """
 
     session: Session
@@ -264,6 +264,7 @@ class SessionRestored:
     lost_at: Instant | None = None
     superseded: bool = False
     request: ReattachAsked | None = None
+    age_guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

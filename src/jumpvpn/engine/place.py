@@ -21,6 +21,7 @@ class Place:
 
     ``claim`` is the change of owner that this process must record before it acts for a session of before it; until
     then ``claimant`` is the request that asked for it, if one did.
+    ``age_guessed``: the session is as old as wall clocks say, until its client has said how old it is.
     ``asked_age_ms`` is the newest age (ms) that a request of the client named: an older one could be a copy.
     """
 
@@ -33,6 +34,7 @@ class Place:
     granted: Transport | None = None  # the granted transport as it was before: a commit that fails leaves it so
     claim: OwnerChanged | None = None
     claimant: TakeoverAsked | None = None
+    age_guessed: bool = False
     asked_age_ms: int = 0
     challenged_at: Instant = Instant(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jumpvpn.engine import inputs as inp
 from jumpvpn.session import events as ev
 from jumpvpn.session.reasons import reason_of_code
+from jumpvpn.session.records import CLOCKS_APART
 from jumpvpn.session.state import Session
 from jumpvpn.session.validation import ReattachRequest
 from jumpvpn.values import MILLISECOND, Epoch, Instant, Version, replace
@@ -49,6 +50,15 @@ def claim_after(restored: inp.SessionRestored) -> ev.OwnerChanged:
     cause = ev.OwnerCause.ORPHAN if restored.lost_at is not None else ev.OwnerCause.RESTART
     cause = ev.OwnerCause.SUPERSEDED if restored.superseded else cause
     return ev.OwnerChanged(restored.session.owner_epoch + 1, restored.owner, restored.lost_at, cause=cause)
+
+
+def as_old_as_asked(session: Session, asked: inp.ReattachAsked, now: Instant) -> Session:
+    """The session with the age that its client proves to claim, where only wall clocks tell it here.
+
+    They may lie at either end, so a client may make it older, and younger by as much as clocks may be apart.
+    """
+    born_at = Instant(now - asked.age_ms * MILLISECOND)
+    return replace(session, born_at=born_at) if asked.proof and born_at - session.born_at <= CLOCKS_APART else session
 
 
 def as_claimed(session: Session, claim: ev.OwnerChanged) -> Session:

@@ -26,7 +26,7 @@ from jumpvpn.runtime.dataplane import Plane
 from jumpvpn.runtime.recorder import Recorder
 from jumpvpn.runtime.stores.base import TERMINATED, StoredSession, StoreUnavailable
 from jumpvpn.runtime.stores.membership import Member, Serving
-from jumpvpn.session.records import BadRecord, Kept, decode
+from jumpvpn.session.records import BadRecord, Kept, decode, is_of_boot
 from jumpvpn.session.state import Session
 from jumpvpn.values import MILLISECOND, DomainEvent, Instant, SessionId, milliseconds
 from jumpvpn.wire.gateways import DRAIN, GATEWAYS, Gateway, encode_drain, encode_gateways
@@ -213,8 +213,7 @@ class Cluster:
         """Renew the lease for as long as it can be; when it has lapsed, let everything go and begin anew."""
         while True:
             await self.keeper.keep()
-            stopped_ms = clock.boot_time() // 1_000_000
-            self._post(inp.LeaseEnded(stopped_ms))
+            self._post(inp.LeaseEnded(clock.boot_time() // MILLISECOND))
             self._store_state("unreachable")
             await self._rest()  # what is brought back under the next lease is not to be let go with the last one
             if self._recorder.under_way:  # given up with the lease: under the next one they would go on being asked for
@@ -367,7 +366,8 @@ class Cluster:
             self.complain(f"the record of session {SessionId(stored.session_id).uid} cannot be used: {error}")
             return
         self._claim(session, kept, handle, stored)
-        self._post(inp.SessionRestored(session, kept.device, owner, lost_at, superseded))
+        guessed = not is_of_boot(stored.body, clock.boot_id())
+        self._post(inp.SessionRestored(session, kept.device, owner, lost_at, superseded, age_guessed=guessed))
 
     def _claim(self, session: Session, kept: Kept, handle: int, stored: StoredSession) -> None:
         """Everything beside the engine is ready for the session."""

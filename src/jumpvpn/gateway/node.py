@@ -38,7 +38,7 @@ from jumpvpn.runtime.stores.base import Store, StoreUnavailable
 from jumpvpn.runtime.stores.membership import Member, Serving
 from jumpvpn.runtime.stores.memory import MemoryStore
 from jumpvpn.runtime.stores.sqlite import SqliteStore
-from jumpvpn.session.records import FORMAT, BadRecord, decode
+from jumpvpn.session.records import FORMAT, BadRecord, decode, is_of_boot
 from jumpvpn.values import DomainEvent
 from jumpvpn.wire.welcome import Limits, Welcome, encode_welcome
 
@@ -240,7 +240,8 @@ class GatewayNode:
                     "is cluster.key the one that wrote it? Restore it, or move the store away to start afresh"
                 ) from error
             self._recorder.resume(session.uid, Chain(stored.chain, stored.seq, stored.head))
-            self._post(inp.SessionRestored(session, kept.device))
+            guessed = not is_of_boot(stored.body, clock.boot_id())
+            self._post(inp.SessionRestored(session, kept.device, age_guessed=guessed))
 
     def _welcome(self, admitted: Admitted) -> bytes:
         tunnel = self._config.tunnel

@@ -79,6 +79,12 @@ class _Inner(msgspec.Struct, frozen=True):
     inner: tuple[str, ...]
 
 
+class _Booted(msgspec.Struct, frozen=True):
+    """Which boot the instants are of."""
+
+    boot_id: str
+
+
 class _Formatted(msgspec.Struct, frozen=True):
     """What tells a record of another program, whatever else is in it."""
 
@@ -86,6 +92,7 @@ class _Formatted(msgspec.Struct, frozen=True):
 
 
 _FORMATTED = msgspec.msgpack.Decoder(_Formatted)
+_BOOTED = msgspec.msgpack.Decoder(_Booted)
 _INNER = msgspec.msgpack.Decoder(_Inner)
 _RECORD = msgspec.msgpack.Decoder(_SessionRecord)
 
@@ -158,6 +165,14 @@ def decode(body: bytes, policy: Policy, now: Now, boot_id: str, age_ms: int | No
         totals=Totals(*msgspec.structs.astuple(record.totals)),
     )  # fmt: skip
     return session, Kept(record.device, record.device_name, record.inner)
+
+
+def is_of_boot(body: bytes, boot_id: str) -> bool:
+    """Whether the record's instants are of that boot, so that no wall clock is asked about them. Raises BadRecord."""
+    try:
+        return _BOOTED.decode(body).boot_id == boot_id
+    except msgspec.MsgspecError as error:
+        raise BadRecord(f"not a session record: {error}") from None
 
 
 def inner_addresses(body: bytes) -> list[str]:

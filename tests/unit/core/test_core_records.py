@@ -176,3 +176,10 @@ def test_a_client_cannot_make_its_session_younger(session: Session, away_ms: int
     assert claimed.born_at == honest.born_at
     written, _ = records.decode(body, session.policy, Now(WRITTEN.boot, WRITTEN.wall_ms), "boot-b", 0)
     assert written.born_at <= session.born_at
+
+
+def test_a_record_tells_whether_its_instants_are_of_this_boot() -> None:
+    body = records.encode(_any_session(), KEPT, WRITTEN, "boot-a")
+    assert (records.is_of_boot(body, "boot-a"), records.is_of_boot(body, "boot-b")) == (True, False)
+    with pytest.raises(BadRecord):
+        records.is_of_boot(b"\xc1", "boot-a")

@@ -10,7 +10,7 @@ from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import Role, Session, State
-from jumpvpn.values import SECOND, later
+from jumpvpn.values import MILLISECOND, SECOND, Epoch, Instant, later, replace
 
 
 @pytest.fixture
@@ -85,3 +85,35 @@ def test_what_asks_while_its_session_ends_waits_for_no_answer(gateway: Gateway, 
     (*_, ending) = gateway.commits
     orders = gateway.tell(gateway.settle(ending), later(NOW, SECOND))
     assert [o.request for o in orders if isinstance(o, out.RefuseReattach) and not o.answer] == [7]
+
+
+@pytest.mark.parametrize("younger_s", [-3600, -20, 20])
+def test_wall_clocks_that_lie_lock_no_client_out(gateway: Gateway, record: Session, younger_s: int) -> None:
+    asked = _asked(record, uid=record.uid)
+    guessed = replace(record, born_at=Instant(record.born_at - younger_s * SECOND))
+    gateway.tell(inp.SessionRestored(guessed, DEVICE, age_guessed=True))
+    assert "GrantReattach" in _kinds(gateway.tell(asked))
+    session = gateway.engine.session(record.uid)
+    assert session is not None
+    assert session.born_at == NOW - asked.age_ms * MILLISECOND
+    older = replace(asked, request=8, nonce_id="bb", epoch=Epoch(session.epoch + 1), age_ms=asked.age_ms + 60_000)
+    later_version = replace(older, expected_version=int(session.version))
+    refused = [o.reason for o in gateway.tell(later_version) if isinstance(o, out.RefuseReattach)]
+    assert refused == [Reason.STALE_REQUEST], "once said, the age is known"
+
+
+@pytest.mark.parametrize(
+    ("guessed", "younger_s", "change"),
+    [(False, -3600, {}), (True, 3600, {}), (True, -3600, {"proof": False})],
+    ids=["the boot clock has gone on", "much younger than the clocks say", "said by a stranger"],
+)
+def test_an_age_that_need_not_be_believed_is_not(
+    gateway: Gateway, record: Session, guessed: bool, younger_s: int, change: dict[str, object]
+) -> None:
+    wrong = replace(record, born_at=Instant(record.born_at - younger_s * SECOND))
+    gateway.tell(inp.SessionRestored(wrong, DEVICE, age_guessed=guessed))
+    orders = gateway.tell(_asked(record, uid=record.uid, **change))
+    assert "GrantReattach" not in _kinds(orders)
+    session = gateway.engine.session(record.uid)
+    assert session is not None
+    assert session.born_at == wrong.born_at

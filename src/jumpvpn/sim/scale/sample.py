@@ -9,6 +9,7 @@ from typing import Any
 
 from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outputs as out
+from jumpvpn.runtime.stores.etcd.records import encode_lines
 from jumpvpn.session import records
 from jumpvpn.sim.journals import BOOT
 from jumpvpn.sim.scale.habits import HOUR_S, Habit
@@ -24,7 +25,7 @@ _FIRST, _SECOND = "wlan0", "wwan0"
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """One commit of the gateway. ``at`` is in s since the session's birth; sizes are in bytes."""
+    """One commit of the gateway. ``at`` is in s since the birth; sizes are in bytes, of lines as etcd has them."""
 
     at: float
     cause: str
@@ -45,9 +46,9 @@ class _Watched(World):
         if side != "gateway":
             super()._commit(side, order)
             return
-        before = sum(map(len, self.journals[side].lines))
+        before = len(self.journals[side].lines)
         super()._commit(side, order)
-        written = sum(map(len, self.journals[side].lines)) - before
+        written = len(encode_lines(tuple(self.journals[side].lines[before:])))
         body = records.encode(order.session, KEPT, self.clock_of(side), BOOT)
         lane = [event for event in order.events if event.lane == "S"]
         self.deeds.append(
