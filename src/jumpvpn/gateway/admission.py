@@ -42,7 +42,6 @@ class Admission:
         self._following: dict[bytes, list[_Request]] = {}  # by session that has one under way: what came meanwhile
         self._filling = False
 
-    @property
     def is_busy(self) -> bool:
         """Whether any request is under way."""
         return bool(self._under_way)

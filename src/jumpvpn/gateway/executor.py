@@ -141,7 +141,7 @@ class GatewayExecutor:
         self._uids: dict[int, str] = {}
         self._births: dict[int, _Birth] = {}  # by handshake
         self.race = Race()
-        self._admission = Admission(self._admitted, self._forget_request)
+        self.admission = Admission(self._admitted, self._forget_request)
         self._decided = Decided()
         self._kept: dict[str, Kept] = {}
         self._expected: set[str] = set()  # sessions whose packets are taken here, announced or not
@@ -156,10 +156,6 @@ class GatewayExecutor:
     def names(self) -> dict[str, str]:
         """Device names by session."""
         return {uid: kept.device_name for uid, kept in self._kept.items()}
-
-    def is_asked(self) -> bool:
-        """Whether requests to reattach are under way."""
-        return self._admission.is_busy
 
     def drain(self, *, on: bool) -> None:
         """Sessions are asked to leave (or no more): they are lingered for, and their addresses are not announced again.
@@ -211,14 +207,14 @@ class GatewayExecutor:
                 self._make_ready(order.uid)
                 self.race.give(self._plane.commit_reattach, order.request, order.version)
                 self._announce(order.uid)
-                self._admission.done(order.request)
+                self.admission.done(order.request)
             case out.ChallengeReattach():
                 self.race.give(self._plane.challenge_reattach, order.request)
-                self._admission.done(order.request)
+                self.admission.done(order.request)
             case out.RefuseReattach() if order.answer:
                 self._decided.decide(order.request)
                 self.race.give(self._plane.deny_reattach, order.request, order.reason.code, order.version)
-                self._admission.done(order.request)
+                self.admission.done(order.request)
             case out.RefuseReattach():
                 self.drop(order.request)
             case out.GrantRekey():
@@ -233,15 +229,7 @@ class GatewayExecutor:
     def drop(self, request: int) -> None:
         """Forget a request to reattach without an answer: its client repeats it."""
         self._forget_request(request)
-        self.done(request)
-
-    def done(self, request: int) -> None:
-        """The packet core has forgotten the request by itself: the next one has its turn."""
-        self._admission.done(request)
-
-    def another(self, request: int) -> int | None:
-        """A request turned out to be a stranger's: another one of the same session that came meanwhile, if any."""
-        return self._admission.another(request)
+        self.admission.done(request)
 
     def _forget_request(self, request: int) -> None:
         self.race.give(self._plane.drop_reattach, request)
@@ -428,10 +416,10 @@ class GatewayExecutor:
             proof = False  # the session goes on where its client went on
         asked = inp.ReattachAsked(
             request, uid, transport_of(path), peer, proof, fresh, token_ok, nonce_id, Epoch(epoch),
-            version, age_ms + self._admission.waited_ms(request), cause,
+            version, age_ms + self.admission.waited_ms(request), cause,
         )  # fmt: skip
         if uid is not None or self.elsewhere is None or not self.elsewhere.proved(handle, asked):
-            self._admission.offer(bytes(session_id), asked)
+            self.admission.offer(bytes(session_id), asked)
 
     def _admitted(self, session_id: bytes, asked: inp.ReattachAsked) -> None:
         if asked.uid is not None or self.elsewhere is None:

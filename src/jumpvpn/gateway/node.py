@@ -94,7 +94,7 @@ class GatewayNode:
         stack.callback(plane.stop)
         self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
         self._driver = Driver(self._engine, self._executor, self._recorder)
-        self._returning = Returning(self._driver.post, self._driver.rest, self._executor.is_asked)
+        self._returning = Returning(self._driver.post, self._driver.rest, self._executor.admission.is_busy)
         node.on_signals(self._stop, self._reload)
         await self._connect_inside(owner)
         announcer = self._announcer(owner, stack)

@@ -100,13 +100,13 @@ class Takeovers:
 
     def _try_another(self, handle: int, stored: StoredSession, number: int) -> None:
         """Who sent the one that was refused holds a ticket and nothing else; the client's own may be beside it."""
-        while (other := self._executor.another(number)) is not None:
+        while (other := self._executor.admission.another(number)) is not None:
             number = other
             if self._tried(number):
                 self._candidates[handle] = stored
                 return
         self._executor.race.give(self._plane.close_session, handle)
-        self._executor.done(number)
+        self._executor.admission.done(number)
 
     def _give_up(self, handle: int, request: int) -> None:
         self._executor.race.give(self._plane.close_session, handle)

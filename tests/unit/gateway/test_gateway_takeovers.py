@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,7 @@ class Core:
         self.closed: list[int] = []
         self.handles: dict[str, int] = {}
         self.race = Race()
+        self.admission = self
         self.forgotten: set[int] = set()
         self.beside: list[int] = []
         self.ended: list[int] = []
@@ -80,17 +82,29 @@ def asked(request: int) -> inp.ReattachAsked:
     )
 
 
+def takeovers_of(
+    core: Core, stored: Stored, *, claim: Callable[..., None] = lambda *_: None,
+    post: Callable[[Any], None] = lambda _: None, complain: Callable[[str], None] = lambda _: None, returning: str = "",
+) -> Takeovers:  # fmt: skip
+    """Takeovers from that record, while the sessions of ``returning`` are being brought back."""
+    return Takeovers(
+        stored, core, core, Policy, claim, post, complain, lambda node: node == returning  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+async def worked_on(core: Core, takeovers: Takeovers, number: int) -> None:
+    """The request comes; wait until it was tried, or dropped."""
+    takeovers.asked(ID, asked(number))
+    async with asyncio.timeout(20):
+        while number not in core.retried + core.dropped:
+            await asyncio.sleep(0)
+
+
 async def outcome(owner: str, returning: str) -> Core:
     """A request for a session of ``owner`` while the sessions of ``returning`` are being brought back."""
     core = Core()
-    takeovers = Takeovers(
-        Stored(owner), core, core, Policy, lambda *_: None, lambda _: None, lambda _: None,  # type: ignore[arg-type]
-        lambda node: node == returning,
-    )  # fmt: skip
-    takeovers.asked(ID, asked(1))
-    async with asyncio.timeout(20):
-        while not core.retried + core.dropped:
-            await asyncio.sleep(0)
+    takeovers = takeovers_of(core, Stored(owner), returning=returning)
+    await worked_on(core, takeovers, 1)
     await takeovers.close()
     return core
 
@@ -109,14 +123,9 @@ async def test_what_a_restart_is_about_to_bring_back_waits_for_it() -> None:
 async def test_a_request_whose_session_has_come_here_meanwhile_goes_to_its_engine_at_once() -> None:
     core = Core()
     core.handles[SessionId(ID).uid] = 7
-    takeovers = Takeovers(
-        Stored("gw2"), core, core, Policy, lambda *_: None, lambda _: None, lambda _: None,  # type: ignore[arg-type]
-        lambda _node: False,
-    )  # fmt: skip
-    takeovers.asked(ID, asked(1))
-    async with asyncio.timeout(20):
-        while not core.retried:
-            await asyncio.sleep(0)
+    takeovers = takeovers_of(core, Stored("gw2"))
+    await worked_on(core, takeovers, 1)
+    assert core.retried == [1]
     assert core.dropped == [], "its client would have to send it again"
     assert not takeovers.proved(7, asked(1)), "it is no candidate"
 
@@ -127,14 +136,10 @@ async def test_of_two_proved_requests_the_first_takes_the_session_and_the_second
     def claim(session: Any, _kept: Any, handle: int, _stored: Any) -> None:
         core.handles[session.uid] = handle
 
-    takeovers = Takeovers(
-        Stored("gw2"), core, core, Policy, claim, posted.append, lambda _: None, lambda _node: False  # type: ignore[arg-type]
-    )  # fmt: skip
+    takeovers = takeovers_of(core, Stored("gw2"), claim=claim, post=posted.append)
     for number in (1, 2):  # the second comes while the packet core tries the first
-        takeovers.asked(ID, asked(number))
-        async with asyncio.timeout(20):
-            while number not in core.retried:
-                await asyncio.sleep(0)
+        await worked_on(core, takeovers, number)
+    assert core.retried == [1, 2]
     assert takeovers.proved(7, replace(asked(1), proof=True))
     assert takeovers.proved(8, replace(asked(2), proof=True))
     assert [takeover.request.request for takeover in posted] == [1]
@@ -152,14 +157,11 @@ def changed(**fields: Any) -> Stored:
 
 async def test_a_proved_request_for_a_record_that_cannot_be_read_ends_nothing_but_itself() -> None:
     core, said, done = Core(), list[str](), list[Any]()
-    takeovers = Takeovers(
-        changed(state="FLOATING"), core, core, Policy, lambda *what: done.append(what), done.append, said.append,  # type: ignore[arg-type]
-        lambda _node: False,
-    )  # fmt: skip
-    takeovers.asked(ID, asked(1))
-    async with asyncio.timeout(20):
-        while not core.retried:
-            await asyncio.sleep(0)
+    takeovers = takeovers_of(
+        core, changed(state="FLOATING"), claim=lambda *what: done.append(what), post=done.append, complain=said.append
+    )
+    await worked_on(core, takeovers, 1)
+    assert core.retried == [1]
     assert takeovers.proved(7, replace(asked(1), proof=True))
     assert (core.closed, core.dropped, done) == ([7], [1], [])
     assert [words.partition(": ")[0] for words in said] == [f"the record of session {SessionId(ID).uid} cannot be used"]
@@ -168,27 +170,16 @@ async def test_a_proved_request_for_a_record_that_cannot_be_read_ends_nothing_bu
 
 async def test_the_record_of_a_later_program_is_not_even_tried() -> None:
     core, said = Core(), list[str]()
-    takeovers = Takeovers(
-        changed(format=2, unheard_of=1), core, core, Policy, lambda *_: None, lambda _: None, said.append,  # type: ignore[arg-type]
-        lambda _node: False,
-    )  # fmt: skip
-    takeovers.asked(ID, asked(1))
-    async with asyncio.timeout(20):
-        while not core.dropped:
-            await asyncio.sleep(0)
-    assert core.retried == []
+    await worked_on(core, takeovers_of(core, changed(format=2, unheard_of=1), complain=said.append), 1)
+    assert (core.retried, core.dropped) == ([], [1])
     assert "record format 2, this program knows 1; upgrade the older program" in said[0]
 
 
 async def tried(core: Core, posted: list[Any]) -> Takeovers:
     """A stranger's request has been tried on the record of another gateway, as candidate 7."""
-    takeovers = Takeovers(
-        Stored("gw2"), core, core, Policy, lambda *_: None, posted.append, lambda _: None, lambda _node: False  # type: ignore[arg-type]
-    )  # fmt: skip
-    takeovers.asked(ID, asked(1))
-    async with asyncio.timeout(20):
-        while not core.retried:
-            await asyncio.sleep(0)
+    takeovers = takeovers_of(core, Stored("gw2"), post=posted.append)
+    await worked_on(core, takeovers, 1)
+    assert core.retried == [1]
     return takeovers
 
 

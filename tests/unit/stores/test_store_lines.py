@@ -28,7 +28,7 @@ def test_lines_that_are_not_packed_are_read_too() -> None:
     "value",
     [
         encode_lines(LINES)[:-20],
-        encode_lines(LINES)[:20] + b"xxxx" + encode_lines(LINES)[24:],
+        encode_lines(LINES)[:20] + bytes(4) + encode_lines(LINES)[24:],
         encode_lines(LINES[:7]),
         zlib.compress(b"buy milk"),
         zlib.compress(msgspec.msgpack.encode([b"a" * (5 << 20)] + 7 * [b"b"]), 9),

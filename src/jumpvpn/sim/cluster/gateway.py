@@ -229,7 +229,7 @@ class GatewayHost:
         executor = self._executor = GatewayExecutor(plane, devices, self._welcome, self._post)
         self.plane.consume = executor.consume
         self.driver = Driver(self.engine, executor, recorder)
-        self.returning = Returning(self.driver.post, self.driver.rest, executor.is_asked)
+        self.returning = Returning(self.driver.post, self.driver.rest, executor.admission.is_busy)
         self._note(DomainEvent("node.started", "N", data={"role": "gateway", "boot_id": machine.boot_id}))
         recorder.use_policy(self.rules, clock.now(), "start")
         config = GatewayConfig.model_construct(name=self.name, state_dir=cast(Any, self.disk), policy=self.rules)
