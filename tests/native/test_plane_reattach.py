@@ -74,22 +74,26 @@ def test_early_data_waits_again_when_the_request_is_denied(pair: Pair) -> None:
     assert pair.gateway.received() == [up(b"early")]
 
 
-def test_unreported_packets_are_sent_again_and_delivered_once(pair: Pair) -> None:
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_unreported_packets_are_sent_again_and_delivered_once(pair: Pair, direction: str) -> None:
+    is_up = direction == "up"
+    sender, receiver, packet_of = (pair.client, pair.gateway, up) if is_up else (pair.gateway, pair.client, down)
     with Proxy(pair.gateway_address) as proxy:
         pair.path_through(proxy, 1)
-        delivered = [up(b"delivered %d" % number) for number in range(10)]
+        delivered = [packet_of(b"delivered %d" % number) for number in range(10)]
         for packet in delivered:
-            pair.client.send(packet)
-        assert pair.gateway.received() == delivered
+            sender.send(packet)
+        assert receiver.received() == delivered
         proxy.blackhole = True
-        lost = [up(b"lost %d" % number) for number in range(10)]
+        lost = [packet_of(b"lost %d" % number) for number in range(10)]
         for packet in lost:
-            pair.client.send(packet)
+            sender.send(packet)
         time.sleep(0.1)
         pair.second_path(2)
         pair.reattach(2)
-        assert pair.gateway.received() == lost
-        assert pair.client.plane.session_stats(pair.client_session)["resent"] == 10
+        assert receiver.received() == lost
+        session = pair.client_session if is_up else pair.gateway_session
+        assert sender.plane.session_stats(session)["resent"] == 10
 
 
 def test_a_challenge_asks_for_the_address_and_its_token_is_accepted(pair: Pair) -> None:

@@ -271,7 +271,7 @@ impl Births {
         };
         let mut keys = Keys::established(&established);
         keys.ticket_serial = FIRST_TICKETS as u64;
-        let session = Arc::new(Session::new(shared, established.session_id, inner, keys, shared.gateway_id));
+        let session = Arc::new(Session::new(shared, established.session_id, inner, keys, GatewayId::default()));
         if !session.begin(shared, Some(&established.down()), &established.up()) {
             return Err(Error::State("connection IDs collide; the client has to begin again"));
         }

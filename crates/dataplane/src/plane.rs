@@ -12,6 +12,7 @@ use std::time::Duration;
 use jumpvpn_packet::control::{FIRST_APPLICATION_TYPE, MAX_MESSAGE};
 use jumpvpn_packet::handshake::Capabilities;
 use jumpvpn_packet::header::PathIndex;
+use jumpvpn_packet::keys::GatewayId;
 use jumpvpn_packet::record::SessionRecord;
 use jumpvpn_packet::schedule::{ClusterKey, Secret};
 use jumpvpn_packet::SessionId;
@@ -248,7 +249,7 @@ impl Plane {
             session_id,
             parse_inner(inner)?,
             Keys::restored(&record),
-            self.shared.gateway_id,
+            GatewayId::default(),
         );
         let session = Arc::new(session);
         if !session.begin(&self.shared, None, &record.up()) {

@@ -177,7 +177,7 @@ pub struct Session {
     pub tx: Mutex<Tx>,
     /// Receiving side.
     pub rx: Mutex<Rx>,
-    /// The gateway of the birth: at a gateway its own name.
+    /// Client: the gateway of the birth. Zeros at a gateway, as in its paths: all of them lead to the one client.
     pub home: GatewayId,
     /// When the timer looks at it.
     pub armed_ns: AtomicU64,
