@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import sys
 from collections.abc import Callable
 
@@ -26,11 +25,6 @@ def quietly(name: str, main: Callable[[], int]) -> int:
         silence()
         return CLOSED_PIPE
     return code
-
-
-def deaf() -> None:
-    """Begin a worker process: Ctrl-C goes to all processes of a terminal, and the first one ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def reader_is_gone() -> bool:

@@ -7,11 +7,11 @@ import json
 import sys
 from os import cpu_count
 from pathlib import Path
-from time import monotonic
 
 from jumpvpn.leaving import quietly
 from jumpvpn.model import bounds as sizes
 from jumpvpn.model.mutants import BY_NAME
+from jumpvpn.model.progress import Told, silent
 from jumpvpn.model.report import told
 from jumpvpn.model.run import run
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     bounds = sizes.DEEP if options.deep else _SIZES[options.bounds]
     wanted = [] if options.no_mutants else options.mutant or None
-    report = run(bounds, wanted, options.jobs, _silent if options.quiet else _Told())
+    report = run(bounds, wanted, options.jobs, silent if options.quiet else Told())
     body = json.dumps(report.body(), indent=1)
     if options.output is not None:
         try:
@@ -59,23 +59,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
-
-
-class _Told:
-    """Lines of progress on standard error, not more often than every two seconds."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __call__(self, line: str) -> None:
-        """Say ``line`` if the last one was some time ago."""
-        if monotonic() - self._last >= 2.0:
-            self._last = monotonic()
-            print(line, file=sys.stderr, flush=True)
-
-
-def _silent(_line: str) -> None:
-    """Say nothing."""
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -13,10 +13,10 @@ from jumpvpn.model.bounds import Bounds
 from jumpvpn.model.checks import Violation
 from jumpvpn.model.environment import Move
 from jumpvpn.model.graph import Graph
+from jumpvpn.model.progress import Progress, silent
 from jumpvpn.properties import Property
 from jumpvpn.session.state import Role
 
-Progress = Callable[[str], None]
 REPORT_EVERY = 20_000  # worlds between two lines of progress
 SHOWN = 3  # counterexamples per property; more say the same again
 
@@ -49,7 +49,7 @@ class Exploration:
 def explore(
     role: Role,
     bounds: Bounds,
-    progress: Progress = lambda _: None,
+    progress: Progress = silent,
     *,
     cut: int | None = None,
     first_only: bool = False,

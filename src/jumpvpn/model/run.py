@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from multiprocessing import get_context
-from multiprocessing.context import ForkContext
+from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 
-from jumpvpn.leaving import deaf
 from jumpvpn.model.bounds import TINY, Bounds
 from jumpvpn.model.explorer import Exploration, explore
 from jumpvpn.model.mutants import BY_NAME, MUTANTS
+from jumpvpn.model.progress import Progress
 from jumpvpn.model.report import MutantResult, Report
 from jumpvpn.session.state import Role
+from jumpvpn.workers import workers
 
-Progress = Callable[[str], None]
 CUT = 5_000  # worlds: every seeded fault shows nearer to birth than that
 
 
@@ -23,9 +22,8 @@ def run(bounds: Bounds, mutants: Sequence[str] | None = None, jobs: int = 2, pro
 
     Seeded faults mean something only in a machine that holds: they wait for an exploration without violation.
     """
-    context = get_context("fork")  # a seeded fault must die with its process
     tasks = [(role, bounds, progress) for role in (Role.CLIENT, Role.GATEWAY)]
-    with context.Pool(min(jobs, len(tasks)), deaf, maxtasksperchild=1) as pool:
+    with workers(min(jobs, len(tasks)), preload=[__name__]) as pool:
         explorations = tuple(pool.starmap(_explored, tasks, chunksize=1))
     names = [mutant.name for mutant in MUTANTS] if mutants is None else list(mutants)
     if names and any(exploration.found for exploration in explorations):
@@ -37,10 +35,10 @@ def run_mutants(names: Sequence[str], jobs: int, progress: Progress, bounds: Bou
     """Seed each named fault in a process of its own and explore until something catches it."""
     if not names:
         return ()
-    context: ForkContext = get_context("fork")
     results = []
-    with context.Pool(min(jobs, len(names)), deaf, maxtasksperchild=1) as pool:
-        for result in pool.imap(_judged, [(name, bounds) for name in names], chunksize=1):
+    # A seeded fault dies with its process.
+    with workers(min(jobs, len(names)), preload=[__name__], tasks_each=1) as pool:
+        for result in pool.imap(partial(judged, bounds=bounds), names):
             results.append(result)
             progress(f"seeded fault {result.name}: {result.caught_by or 'survived'} ({len(results)} of {len(names)})")
     return tuple(results)
@@ -50,13 +48,13 @@ def _explored(role: Role, bounds: Bounds, progress: Progress) -> Exploration:
     return explore(role, bounds, progress)
 
 
-def _judged(task: tuple[str, Bounds]) -> MutantResult:
-    name, bounds = task
+def judged(name: str, bounds: Bounds, cut: int = CUT) -> MutantResult:
+    """Seed the named fault in this process, and explore up to ``cut`` worlds until something catches it."""
     mutant, started = BY_NAME[name], perf_counter()
     mutant.seed()
     expected = tuple(one.name for one in mutant.expected)
     for role in (Role.CLIENT, Role.GATEWAY):
-        for found in explore(role, bounds, cut=CUT, first_only=True).found:
+        for found in explore(role, bounds, cut=cut, first_only=True).found:
             seconds = perf_counter() - started
             return MutantResult(name, expected, found.property.name, f"{role.value}: {found.text}", seconds)
     return MutantResult(name, expected, None, f"{mutant.text}: survived", perf_counter() - started)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from jumpvpn.sim.played import Judge, Play, Played
+from jumpvpn.workers import workers
 
 CHUNK = 8  # seeds that a process takes at a time: enough to hide the hand-over, few enough for a steady progress
 TRANSCRIPTS_MAX = 10  # failing seeds whose transcripts are kept; the others can be played again
@@ -85,12 +84,5 @@ def _outcomes(one: Callable[[int], Played], seeds: Iterable[int], jobs: int) -> 
     if jobs <= 1:
         yield from map(one, seeds)
         return
-    # Fresh interpreters: what this process has loaded, patched or locked is not theirs. They are deaf to Ctrl-C from
-    # their very beginning, which they inherit.
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        workers = multiprocessing.get_context("spawn").Pool(jobs)
-    finally:
-        signal.signal(signal.SIGINT, heard)
-    with workers as pool:
+    with workers(jobs) as pool:
         yield from pool.imap(one, seeds, chunksize=CHUNK)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,7 @@ def test_a_seeded_fault_dies_with_its_process() -> None:
 def test_a_fault_that_is_none_is_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     harmless = Mutant("harmless", "changes nothing", "EDGES", lambda: None)
     monkeypatch.setitem(BY_NAME, "harmless", harmless)
-    monkeypatch.setattr(run, "CUT", 40)
-    (result,) = run.run_mutants(["harmless"], 1, _nothing)
+    result = run.judged("harmless", TINY, cut=40)
     assert not result.as_declared
     assert not Report("tiny", (), (result,)).passed
 
@@ -116,3 +117,12 @@ def test_wrong_usage_is_named(arguments: list[str], capsys: pytest.CaptureFixtur
         command.main(arguments)
     assert ended.value.code == 2
     assert arguments[1] in capsys.readouterr().err
+
+
+@pytest.mark.timeout(60)
+def test_its_worker_processes_know_what_the_command_hands_them() -> None:
+    command_line = [sys.executable, "-m", "jumpvpn.model", "--bounds", "tiny", "--mutant", "no-ttl", "--json"]
+    done = subprocess.run(command_line, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mutants"] == {"no-ttl": "FINITE"}
+    assert "worlds" in done.stderr, "progress of another process"
