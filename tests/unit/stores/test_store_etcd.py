@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 from etcd_lab import Cluster, Proxy, before_each_change, compact, put
@@ -16,7 +17,7 @@ from store_writes import SESSION, a_write
 
 from jumpvpn.runtime.stores.base import CommitResult, CommitUnknown, ForeignRecord, StoreUnavailable
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
-from jumpvpn.runtime.stores.etcd.client import TXN
+from jumpvpn.runtime.stores.etcd.client import TXN, Method, OutOfSpace
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
 from jumpvpn.runtime.stores.etcd.records import Names
 from jumpvpn.runtime.stores.etcd.remembered import Remembered
@@ -318,6 +319,62 @@ async def test_a_full_store_is_unavailable_and_still_reads_and_forgets(tmp_path:
         await store.close()
     finally:
         cluster.stop()
+
+
+@pytest.mark.timeout(90)
+async def test_what_a_full_store_refuses_did_not_take_place(tmp_path: Path) -> None:
+    """etcd looks at its quota twice: a change that passes once only is carried out, and refused all the same."""
+    cluster = Cluster(tmp_path, options=("--quota-backend-bytes=4194304",))
+    noise = Random(1)
+
+    async def until_full(store: EtcdStore, session: bytes) -> int:
+        for version in range(1, 200):
+            try:
+                await store.commit(a_write(version, session_id=session, lines=(noise.randbytes(20_000),)))
+            except CommitUnknown:
+                raise
+            except StoreUnavailable:
+                return version - 1
+        raise AssertionError("it was never full")
+
+    try:
+        cluster.start()
+        store = await EtcdStore.open(cluster.config())
+        sessions = [bytes(15) + bytes([number]) for number in range(12)]
+        committed = await asyncio.gather(*(until_full(store, session) for session in sessions))
+        found = [await store.load(session) for session in sessions]
+        assert [0 if one is None else one.version for one in found] == committed
+        await store.close()
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("took_place", [True, False])
+async def test_a_change_that_is_refused_for_want_of_space_may_have_taken_place(
+    etcd: Cluster, monkeypatch: pytest.MonkeyPatch, took_place: bool
+) -> None:
+    store = await EtcdStore.open(etcd.config())
+    original = store.client.once
+
+    async def once(method: Method, request: pb.TxnRequest, deadline: float) -> object:
+        if method is not TXN or not request.compare:
+            return await original(method, request, deadline)
+        if took_place:
+            await original(method, request, deadline)
+        raise OutOfSpace("full", grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+    for version, state in enumerate(("ATTACHED", "ATTACHED", "TERMINATED"), 1):
+        write = a_write(version, state=state, lines=())
+        with monkeypatch.context() as patch:
+            patch.setattr(store.client, "once", once)
+            if took_place:
+                assert await store.commit(write) is CommitResult.COMMITTED
+            else:
+                with pytest.raises(StoreUnavailable, match="full") as raised:
+                    await store.commit(write)
+                assert not isinstance(raised.value, CommitUnknown)
+        assert await store.commit(write) is CommitResult.COMMITTED
+    await store.close()
 
 
 def test_nothing_secret_is_shown(etcd: Cluster) -> None:

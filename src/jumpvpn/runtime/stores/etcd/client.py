@@ -76,6 +76,10 @@ class Refused(StoreUnavailable):
         self.code = code
 
 
+class OutOfSpace(Refused):
+    """etcd has no space left. The change that used up the last of it got this answer, and took place all the same."""
+
+
 class Unreachable(StoreUnavailable):
     """No member answered in time."""
 
@@ -234,7 +238,7 @@ class Client:
             return self._closed_words() if self._closed else Unanswered("the connection was replaced")
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in details:
-            return Refused(_SPACE, code)
+            return OutOfSpace(_SPACE, code)
         if code in _DEFINITE and "too many requests" not in details:
             return Refused(_refusal(code, details), code)
         self.leave(member)

@@ -17,7 +17,7 @@ from jumpvpn.runtime.stores.base import (
     Write,
 )
 from jumpvpn.runtime.stores.etcd import jumpvpn_etcd_pb2 as pb
-from jumpvpn.runtime.stores.etcd.client import RANGE, TXN, Client, Patience, Refused, WentBack
+from jumpvpn.runtime.stores.etcd.client import RANGE, TXN, Client, OutOfSpace, Patience, Refused, WentBack
 from jumpvpn.runtime.stores.etcd.config import EtcdConfig
 from jumpvpn.runtime.stores.etcd.graves import Graves
 from jumpvpn.runtime.stores.etcd.operations import delete, get, put, unchanged, values
@@ -132,7 +132,7 @@ class EtcdStore:
         return _found(values(await self._once(pb.TxnRequest(success=self._touched(write)), deadline)))
 
     async def exchange(self, changes: Sequence[Exchange], deadline: float) -> Outcome:
-        """All of ``changes`` or none, in one transaction; one try. Raises Unanswered."""
+        """All of ``changes`` or none, in one transaction; one try. Raises Unanswered, StoreUnavailable."""
         ended = any(change.record.state == TERMINATED for change in changes)
         grave = await self._graves.lease(deadline) if ended else 0
         request = pb.TxnRequest()
@@ -142,6 +142,8 @@ class EtcdStore:
             answer = await self._once(request, deadline)
         except WentBack as failure:
             raise CommitUnknown(failure.reason) from failure
+        except OutOfSpace as refused:
+            return await self._had_space(changes[0], refused, deadline)
         except Refused as refused:
             if grave and refused.code is grpc.StatusCode.NOT_FOUND:
                 self._graves.lost()
@@ -155,6 +157,15 @@ class EtcdStore:
             found.append(_found(read[:count]))
             read = read[count:]
         return Outcome(answer.header.revision, tuple(found))
+
+    async def _had_space(self, change: Exchange, refused: OutOfSpace, deadline: float) -> Outcome:
+        """The outcome of a transaction that etcd refused, and perhaps carried out. Raises ``refused`` if it did not."""
+        found = await self.look(change.write, deadline)
+        if found.revision == change.seen.revision:
+            raise refused
+        if found.session is not None and found.session.write_id == change.write.write_id:
+            return Outcome(found.revision, None)
+        raise Unanswered(f"{refused.reason}; and somebody else was there") from refused
 
     async def device_timestamp(self, device: bytes) -> int:
         """The newest handshake timestamp (ns) of this device; 0 if none."""
