@@ -9,7 +9,7 @@ import secrets
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jumpvpn.audit.chain import Chain
 from jumpvpn.config import GatewayConfig, load_gateway
@@ -17,10 +17,8 @@ from jumpvpn.engine import inputs as inp
 from jumpvpn.engine import outlook
 from jumpvpn.engine.gateway import GatewayEngine
 from jumpvpn.gateway.addresses import admitted_devices
-from jumpvpn.gateway.cluster import Cluster
 from jumpvpn.gateway.executor import Admitted, GatewayExecutor
 from jumpvpn.gateway.returning import Returning
-from jumpvpn.gateway.shared import Shared
 from jumpvpn.policy.problems import Rejected
 from jumpvpn.runtime import clock, journal, node, status
 from jumpvpn.runtime.announce import Announcer
@@ -41,6 +39,10 @@ from jumpvpn.runtime.stores.sqlite import SqliteStore
 from jumpvpn.session.records import FORMAT, BadRecord, decode, is_of_boot
 from jumpvpn.values import DomainEvent
 from jumpvpn.wire.welcome import Limits, Welcome, encode_welcome
+
+if TYPE_CHECKING:
+    from jumpvpn.gateway.cluster import Cluster
+    from jumpvpn.gateway.shared import Shared
 
 CLUSTER_KEY_BYTES = 32
 BIRTH_VERSION = 1  # of the record that a client is welcomed with
@@ -79,7 +81,7 @@ class GatewayNode:
         stack.push_async_callback(node.release, owner)
         events = journal.Journal(config.events)
         stack.callback(events.close)
-        shared = await Shared.open(config, config.cluster) if config.cluster is not None else None
+        shared = await self._open_shared()
         store = shared.store if shared is not None else await self._open_store()
         stack.push_async_callback(store.close)
         await journal.export_outbox(store, events)
@@ -166,6 +168,8 @@ class GatewayNode:
 
     async def _join(self, shared: Shared, key: bytes) -> None:
         """Become a member of the cluster: until the lease is confirmed nothing is forwarded."""
+        from jumpvpn.gateway.cluster import Cluster  # noqa: PLC0415 - as in _open_shared
+
         config = self._config
         assert config.cluster is not None
         self._plane_handle.set_deadline(0)
@@ -178,6 +182,13 @@ class GatewayNode:
             self._post, self._emit, self._returning.rest,
         )  # fmt: skip
         await self._cluster.join()
+
+    async def _open_shared(self) -> Shared | None:
+        if self._config.cluster is None:
+            return None
+        from jumpvpn.gateway.shared import Shared  # noqa: PLC0415 - it loads etcd's client, and a start is awaited
+
+        return await Shared.open(self._config, self._config.cluster)
 
     async def _open_store(self) -> Store:
         if self._config.store == "memory":

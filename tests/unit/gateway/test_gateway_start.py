@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,3 +38,9 @@ async def test_what_prevents_a_start_is_the_journal_s_last_word(error: Exception
         await node._take_up(shared, object(), b"key")  # type: ignore[arg-type]
     assert raised.value is error
     assert recorder.said == [{"cause": "start_failed", "error": str(error)}]
+
+
+def test_a_gateway_that_stands_alone_does_not_load_etcd_s_client() -> None:
+    """Whoever waits for its start would wait for that, too."""
+    command = "import sys, jumpvpn.cli.main, jumpvpn.gateway.node; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], timeout=50, check=False).returncode == 0

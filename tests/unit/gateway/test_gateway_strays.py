@@ -7,7 +7,6 @@ nothing of what is still on its way, nor the process that sent it.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -20,11 +19,11 @@ from jumpvpn.gateway.strays import Strays
 from jumpvpn.runtime.stores.base import StoredSession, StoreUnavailable
 from jumpvpn.runtime.stores.cluster import ClusterStore
 from jumpvpn.runtime.stores.shared import Exchange, Outcome, Unanswered
-from jumpvpn.sim.cluster import etcd, profiles
+from jumpvpn.sim.cluster import etcd
 from jumpvpn.sim.cluster.etcd import Records
-from jumpvpn.sim.cluster.machines import replaced
 from jumpvpn.sim.cluster.world import ClusterWorld
 from jumpvpn.values import SECOND, SessionId, TransportId
+from unit.small_cluster import small_cluster
 
 LEASE = 2  # s
 TTL = 12  # s, of a session without a transport
@@ -106,17 +105,9 @@ class Late:
 
 @pytest.fixture
 def world() -> Iterator[ClusterWorld]:
-    """One client, attached to the first of two gateways; nobody adopts anything within the time of a test."""
-    plan = profiles.Plan(
-        1, tuple(profiles.Clock(name, 0, 0) for name in ("gw1", "gw2")), ("gw1", "gw2"), ("wlan0",), LEASE, 100, 60_000,
-        profiles.draw(random.Random(2)).rules,
-    )  # fmt: skip
-    with replaced(random.Random(1)):
-        made = ClusterWorld(plan, random.Random(1))
-        made.begin()
-        made.run(1)
+    """Nobody adopts anything within the time of a test."""
+    with small_cluster(LEASE, 60_000) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture

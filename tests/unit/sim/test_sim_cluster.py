@@ -5,37 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from jumpvpn.sim.cluster import profiles
 from jumpvpn.sim.cluster.loop import Process, VirtualLoop
-from jumpvpn.sim.cluster.machines import Machine, replaced
+from jumpvpn.sim.cluster.machines import Machine
 from jumpvpn.sim.cluster.recovery import settle
 from jumpvpn.sim.cluster.run import play
 from jumpvpn.sim.cluster.world import ClusterWorld
 from jumpvpn.sim.judge import Complaint, journal_judge
 from jumpvpn.sim.violation import Violated
 from jumpvpn.values import SECOND
+from unit.small_cluster import small_cluster
 
 
 @pytest.fixture
 def world() -> Iterator[ClusterWorld]:
-    """One client, two gateways, a lease of 2 s; the client is attached to the first one."""
-    plan = profiles.Plan(
-        1, tuple(profiles.Clock(name, 0, 0) for name in ("gw1", "gw2")), ("gw1", "gw2"), ("wlan0",), 2, 100, 1000,
-        profiles.draw(random.Random(2)).rules,
-    )  # fmt: skip
-    with replaced(random.Random(1)):
-        made = ClusterWorld(plan, random.Random(1))
-        made.begin()
-        made.run(1)
+    with small_cluster(2, 1000) as made:
         yield made
-        made.close()
 
 
 def _owner(world: ClusterWorld) -> tuple[str, int, str]:
