@@ -244,13 +244,8 @@ impl Plane {
         let cluster = self.shared.cluster.as_ref().ok_or(Error::State("a client restores no sessions"))?;
         let record = SessionRecord::open(cluster, &session_id, sealed)
             .map_err(|reason| Error::Invalid(format!("sealed record refused: {reason}")))?;
-        let session = Session::new(
-            &self.shared,
-            session_id,
-            parse_inner(inner)?,
-            Keys::restored(&record),
-            GatewayId::default(),
-        );
+        let session =
+            Session::new(&self.shared, session_id, parse_inner(inner)?, Keys::restored(&record), GatewayId::default());
         let session = Arc::new(session);
         if !session.begin(&self.shared, None, &record.up()) {
             return Err(Error::State("connection IDs collide with another session"));

@@ -57,15 +57,23 @@ class Adoption:
                 await self._adopt_all(node, since)
 
     async def _adopt_all(self, node: str, since: Instant) -> None:
-        """This node's share of the sessions of ``node``. What the store refuses now is tried again a lease later."""
+        """This node's share of the sessions of ``node``. What the store refuses now is tried again a lease later.
+
+        A session that came to ``node`` while it seemed gone shows that it acts again, and is about to say so: such a
+        session waits for its client from then on.
+        """
         share = [session_id for session_id in self._view.owned_by(node) if self._view.heir(session_id) == self._node]
         for number, session_id in enumerate(share, 1):
             if node not in self._gone:
                 return
             if not self._may_act():
                 break
+            owner = self._view.owners.get(session_id)
+            lost_at = since if owner is None or owner.since is None else max(since, owner.since)
+            if later(lost_at, self._after) > clock.boot_time():
+                continue
             try:
-                await self._adopt(session_id, lost_at=since)
+                await self._adopt(session_id, lost_at=lost_at)
             except StoreUnavailable:
                 await asyncio.sleep(1.0)
             if number % AT_ONCE == 0:

@@ -10,9 +10,11 @@ import pytest
 
 from jumpvpn.gateway.adoption import Adoption
 from jumpvpn.gateway.executor import NONCES_REMEMBERED, Decided
+from jumpvpn.gateway.view import ClusterView, Owner
 from jumpvpn.runtime import clock
 from jumpvpn.runtime.stores.base import StoredSession
 from jumpvpn.runtime.stores.flush import Held
+from jumpvpn.runtime.stores.membership import Member, Serving
 from jumpvpn.runtime.stores.shared import Found
 from jumpvpn.sim.cluster.mutants import play
 from jumpvpn.sim.judge import journal_judge
@@ -78,8 +80,38 @@ async def test_a_node_that_may_not_act_does_not_ask_itself_all_the_time(monkeypa
     assert asked == 1
 
 
+@pytest.mark.parametrize("came_at", [None, 4, 500])
+async def test_what_came_to_a_node_while_it_seemed_gone_waits_from_then_on(
+    monkeypatch: pytest.MonkeyPatch, came_at: int | None
+) -> None:
+    """The node may have its lease back, and its word of that may be on its way."""
+    view = ClusterView(lambda *_: pytest.fail("nothing is told"))
+    view.members["gw2"] = Member("gw2", "192.0.2.2:1", bytes(32), "run", Serving.SERVING, "1", (1,))
+    view.owners[b"s" * 16] = Owner("gw1", 3, "ATTACHED", None if came_at is None else Instant(came_at))
+    adopted = list[tuple[Instant, Instant | None]]()
+    times = [Instant(10)]
+
+    async def adopt(session_id: bytes, *, lost_at: Instant | None, superseded: bool = False) -> None:
+        assert not superseded
+        adopted.append((clock.boot_time(), lost_at))
+        del view.owners[session_id]
+
+    async def pause(_seconds: float) -> None: ...
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    monkeypatch.setattr(clock, "boot_time", lambda: times[-1])
+    adoption = Adoption("gw2", view, 100, adopt, lambda: True)
+    adoption.gone("gw1")
+    lost_at = max(10, came_at or 0)
+    for now in (10, 109, 110, lost_at + 99, lost_at + 100):
+        times.append(Instant(now))
+        await adoption._adopt_due()
+    assert adopted == [(lost_at + 100, lost_at)]
+
+
 SEEDS = (
-    77, 78, 90, 127, 170, 354, 499, 612, 674, 756, 831, 910, 918, 1077, 1184, 1956, 2193, 2229, 2298, 3182, 3634, 4783
+    77, 78, 90, 127, 170, 354, 499, 612, 674, 756, 831, 910, 918, 1077, 1184, 1956, 2193, 2229, 2298, 3182, 3634, 4783,
+    5236,
 )  # fmt: skip
 
 

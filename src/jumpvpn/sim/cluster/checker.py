@@ -129,7 +129,8 @@ class ClusterChecker:
         latest = self._world.now if loose is None else loose
         gone = host.sightings.gone.get(before.owner)
         if adopted and gone is not None and host.confirmed_at is not None:
-            latest = min(latest, max(gone, host.confirmed_at))
+            owned = host.sightings.owned.get((before.session_id, before.term), 0)  # it may have been taken up since
+            latest = min(latest, max(gone, host.confirmed_at, owned))
         apart = self.skew_ms * MILLISECOND + (self._world.now - latest) // DRIFT + (SLACK if adopted else ON_THE_WAY)
         self.require(
             Property.CLOCKS, transportless <= latest + apart, f"the transport clock of {uid[:4]} not to begin anew",

@@ -254,9 +254,27 @@ class Records(_Line):
 
 @dataclass(slots=True)
 class Sightings:
-    """Since when (true time, ns) this node knows of each member that it may not act."""
+    """Since when (true time, ns) this node knows of each member that it may not act, and of each owner's term."""
 
     gone: dict[str, int] = field(default_factory=dict)
+    owned: dict[tuple[bytes, int], int] = field(default_factory=dict)  # by session and term
+
+    def see(self, change: Change, now: int) -> None:
+        """The node is about to be told of ``change``."""
+        if change.name.startswith("held/"):
+            name = change.name.removeprefix("held/")
+            if change.value is None or decode_member(change.name, change.value).state is Serving.FENCED:
+                self.gone.setdefault(name, now)
+            else:
+                self.gone.pop(name, None)
+        elif change.value is not None:
+            stored = decode_session(change.name.encode(), change.value)
+            self.owned.setdefault((stored.session_id, stored.term), now)
+
+    def clear(self) -> None:
+        """It begins again and knows nothing."""
+        self.gone.clear()
+        self.owned.clear()
 
 
 class NodeLeases(_Line):
@@ -324,12 +342,7 @@ class NodeLeases(_Line):
                 if due <= loop.now:
                     break
                 await asyncio.sleep((due - loop.now) / SECOND)
-            if change.name.startswith("held/"):
-                name = change.name.removeprefix("held/")
-                if change.value is None or decode_member(change.name, change.value).state is Serving.FENCED:
-                    self._sightings.gone.setdefault(name, loop.now)
-                else:
-                    self._sightings.gone.pop(name, None)
+            self._sightings.see(change, loop.now)
             yield change
 
     def watch(self, _prefix: str, _from_revision: int) -> AsyncIterator[Change | Compacted]:

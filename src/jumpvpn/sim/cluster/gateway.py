@@ -143,7 +143,7 @@ class GatewayHost:
         self._context.run(PROCESS.set, self.process)
         self.plane, self.engine, self.cluster = NodePlane(self), GatewayEngine(self.rules), None
         self.started_at, self.confirmed_at = self.world.now, None
-        self.sightings.gone.clear()
+        self.sightings.clear()
         task = self.world.loop.start(self.process, self._live(self.process), self._context)
         task.add_done_callback(self._ended)
 
