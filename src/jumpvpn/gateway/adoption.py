@@ -31,16 +31,20 @@ class Adoption:
         self._adopt = adopt
         self._may_act = may_act
         self._gone: dict[str, Instant] = {}
+        self._back: dict[str, tuple[Instant, Instant]] = {}  # since when each had been gone, and since when it is back
         self._changed = asyncio.Event()
 
     def gone(self, node: str) -> None:
-        """The lease of ``node`` has ended."""
-        self._gone.setdefault(node, clock.boot_time())
+        """The lease of ``node`` has ended. If it had one for a moment only, it is gone since it was before."""
+        now = clock.boot_time()
+        before, back = self._back.pop(node, (now, now))
+        self._gone.setdefault(node, before if now < later(back, self._after) else now)
         self._changed.set()
 
     def back(self, node: str) -> None:
-        """``node`` holds a lease again, and sees to its sessions itself."""
-        self._gone.pop(node, None)
+        """``node`` holds a lease again, and sees to its sessions itself, if it can keep the lease."""
+        if (since := self._gone.pop(node, None)) is not None:
+            self._back[node] = since, clock.boot_time()
 
     async def run(self) -> None:
         """Adopt what is due; runs until cancelled."""

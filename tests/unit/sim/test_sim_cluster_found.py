@@ -80,38 +80,65 @@ async def test_a_node_that_may_not_act_does_not_ask_itself_all_the_time(monkeypa
     assert asked == 1
 
 
+class Orphan:
+    """A session of gw1, and gw2, which adopts it 100 ns after gw1 went: what was adopted when, and lost since when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, came_at: int | None = None) -> None:
+        view = ClusterView(lambda *_: pytest.fail("nothing is told"))
+        view.members["gw2"] = Member("gw2", "192.0.2.2:1", bytes(32), "run", Serving.SERVING, "1", (1,))
+        view.owners[b"s" * 16] = Owner("gw1", 3, "ATTACHED", None if came_at is None else Instant(came_at))
+        self.owners = view.owners
+        self.now = 0
+        self.adopted = list[tuple[int, Instant | None]]()
+        self.of = Adoption("gw2", view, 100, self._adopt, lambda: True)
+        monkeypatch.setattr(asyncio, "sleep", self._pause)
+        monkeypatch.setattr(clock, "boot_time", lambda: Instant(self.now))
+
+    async def at(self, *times: int) -> None:
+        for self.now in times:
+            await self.of._adopt_due()
+
+    async def _adopt(self, session_id: bytes, *, lost_at: Instant | None, superseded: bool = False) -> None:
+        assert not superseded
+        self.adopted.append((self.now, lost_at))
+        del self.owners[session_id]
+
+    async def _pause(self, _seconds: float) -> None: ...
+
+
 @pytest.mark.parametrize("came_at", [None, 4, 500])
 async def test_what_came_to_a_node_while_it_seemed_gone_waits_from_then_on(
     monkeypatch: pytest.MonkeyPatch, came_at: int | None
 ) -> None:
     """The node may have its lease back, and its word of that may be on its way."""
-    view = ClusterView(lambda *_: pytest.fail("nothing is told"))
-    view.members["gw2"] = Member("gw2", "192.0.2.2:1", bytes(32), "run", Serving.SERVING, "1", (1,))
-    view.owners[b"s" * 16] = Owner("gw1", 3, "ATTACHED", None if came_at is None else Instant(came_at))
-    adopted = list[tuple[Instant, Instant | None]]()
-    times = [Instant(10)]
-
-    async def adopt(session_id: bytes, *, lost_at: Instant | None, superseded: bool = False) -> None:
-        assert not superseded
-        adopted.append((clock.boot_time(), lost_at))
-        del view.owners[session_id]
-
-    async def pause(_seconds: float) -> None: ...
-
-    monkeypatch.setattr(asyncio, "sleep", pause)
-    monkeypatch.setattr(clock, "boot_time", lambda: times[-1])
-    adoption = Adoption("gw2", view, 100, adopt, lambda: True)
-    adoption.gone("gw1")
+    orphan = Orphan(monkeypatch, came_at)
+    await orphan.at(10)
+    orphan.of.gone("gw1")
     lost_at = max(10, came_at or 0)
-    for now in (10, 109, 110, lost_at + 99, lost_at + 100):
-        times.append(Instant(now))
-        await adoption._adopt_due()
-    assert adopted == [(lost_at + 100, lost_at)]
+    await orphan.at(10, 109, 110, lost_at + 99, lost_at + 100)
+    assert orphan.adopted == [(lost_at + 100, lost_at)]
+
+
+@pytest.mark.parametrize(("lasted", "lost_at"), [(99, 10), (100, 150)])
+async def test_a_node_that_never_keeps_its_lease_stays_gone(
+    monkeypatch: pytest.MonkeyPatch, lasted: int, lost_at: int
+) -> None:
+    """Its sessions would never end, and nobody could adopt them."""
+    orphan = Orphan(monkeypatch)
+    await orphan.at(10)
+    orphan.of.gone("gw1")
+    await orphan.at(50)
+    orphan.of.back("gw1")
+    await orphan.at(150 - (100 - lasted))
+    assert orphan.adopted == []
+    orphan.of.gone("gw1")
+    await orphan.at(150, 249, 250)
+    assert orphan.adopted == [(150 if lost_at == 10 else 250, lost_at)]
 
 
 SEEDS = (
     77, 78, 90, 127, 170, 354, 499, 612, 674, 756, 831, 910, 918, 1077, 1184, 1956, 2193, 2229, 2298, 3182, 3634, 4783,
-    5236,
+    5236, 6230, 7792,
 )  # fmt: skip
 
 
