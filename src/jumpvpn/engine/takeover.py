@@ -29,15 +29,17 @@ def claim_for(asked: inp.TakeoverAsked) -> ev.OwnerChanged:
 
 
 def claim_again(session: Session, asked: inp.ReattachAsked) -> ev.OwnerChanged | None:
-    """For a session that was claimed without its client's word: the client knows more than the record did, if so."""
-    if not (asked.proof and asked.fresh_nonce and asked.expected_version > session.version):
+    """For a session that was claimed without its client's word: the client knows more than the record did, if so.
+
+    That is a binding: its version may be one that has been given again since, to what became of the session here.
+    """
+    if not (asked.proof and asked.fresh_nonce and asked.expected_version > session.bound_version):
         return None
     return _proven_change(session, asked, "", None)
 
 
 def _proven_change(session: Session, asked: inp.ReattachAsked, owner: str, lost_at: Instant | None) -> ev.OwnerChanged:
-    behind = asked.expected_version > session.version
-    proven = asked.expected_version if behind else 0
+    proven = asked.expected_version if asked.expected_version > session.bound_version else 0
     term, cause = session.owner_epoch + 1, ev.OwnerCause.REQUEST
     return ev.OwnerChanged(term, owner, lost_at, proven, asked.epoch - 1, cause)
 
@@ -64,10 +66,11 @@ def as_old_as_asked(session: Session, asked: inp.ReattachAsked, now: Instant) ->
 def as_claimed(session: Session, claim: ev.OwnerChanged) -> Session:
     """What the request will meet once ``claim`` is committed, for validation ahead of it."""
     claimed = replace(session, epoch=Epoch(max(session.epoch, claim.proven_epoch)))
-    if claim.proven_version <= session.version:
+    if claim.proven_version <= session.bound_version:
         return claimed
     known = Version(claim.proven_version)
-    return replace(claimed, version=known, bound_version=known, prior_bound_version=session.bound_version)
+    newest = max(session.version, known)
+    return replace(claimed, version=newest, bound_version=known, prior_bound_version=session.bound_version)
 
 
 def age_ms(session: Session, now: Instant) -> int:

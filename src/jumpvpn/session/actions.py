@@ -61,9 +61,9 @@ def lose_owner(session: Session, event: Any, now: Instant) -> Session:
 
 
 def note_owner(session: Session, event: Any, _now: Instant) -> Session:
-    """The new incarnation is recorded. What the client proved to know, the former owner had bound."""
+    """The new incarnation is recorded. What the client proved to know beyond the record, a former owner had bound."""
     owned = replace(session, owner_epoch=event.owner_epoch, epoch=Epoch(max(session.epoch, event.proven_epoch)))
-    if event.proven_version <= session.version:
+    if event.proven_version <= session.bound_version:
         return owned
     known = Version(event.proven_version)
     return replace(owned, bound_version=known, prior_bound_version=session.bound_version)

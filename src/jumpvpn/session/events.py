@@ -105,8 +105,8 @@ class OwnerChanged:
     """A new owner (another gateway, or this one after a restart) holds the session; the binding is gone.
 
     ``from_node`` owned it before. ``lost_at`` is since when nothing carried it, if that was earlier.
-    ``proven_version`` and ``proven_epoch`` are what the client proved to know: above the record's, they show that the
-    former owner died with changes that it had not stored yet.
+    ``proven_version`` and ``proven_epoch`` are what the client proved to know: a version above the record's newest
+    binding shows that a former owner died with a binding that it had not stored yet.
     """
 
     owner_epoch: int

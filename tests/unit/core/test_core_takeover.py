@@ -266,18 +266,46 @@ def test_an_adopted_session_keeps_the_clock_of_its_loss(gateways: tuple[Gateway,
     assert heir.records[record.uid].reason is Reason.TRANSPORT_TTL_EXCEEDED
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 40])
 def test_an_heir_believes_a_client_that_proves_to_know_more_than_the_record(
-    gateways: tuple[Gateway, Gateway], record: Session
+    gateways: tuple[Gateway, Gateway], record: Session, ahead: int
 ) -> None:
+    """The former owner's last binding may have had a version that the heir has given again to its own changes."""
     _, heir = gateways
     heir.tell(inp.SessionRestored(record, DEVICE, "gw1", NOW))
-    heir.tell(_asked(record, uid=record.uid, expected_version=record.version + 40, epoch=Epoch(record.epoch + 5)))
+    adopted, known = heir.records[record.uid].version, record.version + ahead
+    assert record.version + 2 <= adopted < record.version + 40
+    heir.tell(_asked(record, uid=record.uid, expected_version=known, epoch=Epoch(record.epoch + 5)))
     session = heir.engine.session(record.uid)
     assert session is not None
     assert (session.state, session.owner_epoch, session.epoch) == (State.ATTACHED, 3, record.epoch + 5)
+    assert session.version > max(known, adopted)
     claims = [(event.data["cause"], event.data["floor"]) for event in heir.events("ownership.acquired")]
-    assert claims == [("orphan", 0), ("request", record.version + 40)]
+    assert claims == [("orphan", 0), ("request", known if known > adopted else 0)]
     assert heir.commits[-1].shared
+
+
+def test_so_does_who_takes_the_session_from_the_heir(gateways: tuple[Gateway, Gateway], record: Session) -> None:
+    other, heir = gateways
+    heir.tell(inp.SessionRestored(record, DEVICE, "gw1", NOW))
+    adopted = heir.records[record.uid]
+    session = _taken(other, adopted, expected_version=int(record.version) + 1, epoch=Epoch(record.epoch + 5))
+    assert (session.state, session.owner_epoch, session.epoch) == (State.ATTACHED, 3, record.epoch + 5)
+    assert session.version > adopted.version
+
+
+def test_an_heir_refuses_a_client_that_knows_less_than_the_record(
+    gateways: tuple[Gateway, Gateway], record: Session
+) -> None:
+    """A copy of its state from before, say: it learns that it is one."""
+    other, heir = gateways
+    known = replace(record, version=Version(record.version + 5), bound_version=Version(record.version + 5))
+    heir.records[record.uid] = known
+    heir.tell(inp.SessionRestored(known, DEVICE, "gw1", NOW))
+    old = {"expected_version": int(record.version) + 4, "epoch": Epoch(record.epoch + 5)}
+    orders = heir.tell(_asked(record, uid=record.uid, **old))
+    orders += _take(other, heir.records[record.uid], **old)
+    assert [o.reason for o in orders if isinstance(o, out.RefuseReattach)] == 2 * [Reason.STALE_STATE_VERSION]
 
 
 def test_what_was_asked_before_and_given_up_brings_no_session_back(
