@@ -128,7 +128,7 @@ class ClusterChecker:
         loose = self._last_known(known, host) if after.owner == before.owner else known.transportless
         latest = self._world.now if loose is None else loose
         gone = host.sightings.gone.get(before.owner)
-        if adopted and gone is not None and host.confirmed_at is not None:
+        if loose is None and adopted and gone is not None and host.confirmed_at is not None:
             owned = host.sightings.owned.get((before.session_id, before.term), 0)  # it may have been taken up since
             latest = min(latest, max(gone, host.confirmed_at, owned))
         apart = self.skew_ms * MILLISECOND + (self._world.now - latest) // DRIFT + (SLACK if adopted else ON_THE_WAY)
