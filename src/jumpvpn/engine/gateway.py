@@ -16,6 +16,7 @@ from jumpvpn.engine.seat import Seat, Turn
 from jumpvpn.policy.model import Policy
 from jumpvpn.session import effects as fx
 from jumpvpn.session import events as ev
+from jumpvpn.session.actions import note_owner
 from jumpvpn.session.machine import birth, step
 from jumpvpn.session.reasons import Reason
 from jumpvpn.session.state import AttemptKind, Role, Session, State
@@ -152,7 +153,7 @@ class GatewayEngine:
         if self.draining:
             return Verdict(2, Reason.NOT_OWNER)
         request = takeover.request_of(asked.request, address_validated=asked.request.token_ok)
-        return validate(takeover.as_claimed(asked.session, claim), request, now, owned=True)
+        return validate(note_owner(asked.session, claim, now.boot), request, now, owned=True)
 
     def _turned_away(self, asked: inp.TakeoverAsked, verdict: Verdict, now: Now) -> list[Output]:
         """The session stays where it is; a proved client is told why."""
@@ -260,7 +261,7 @@ class GatewayEngine:
         request = takeover.request_of(asked, address_validated=proved)
         claim = takeover.claim_again(turn.session, asked) if place.claim is not None else None
         aged = takeover.as_old_as_asked(turn.session, asked, turn.now) if place.age_guessed else turn.session
-        met = aged if claim is None else takeover.as_claimed(aged, claim)
+        met = aged if claim is None else note_owner(aged, claim, turn.now)
         verdict = validate(met, request, now, owned=True)
         if verdict.passed:
             turn.session, place.age_guessed = aged, False

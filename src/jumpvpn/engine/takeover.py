@@ -8,7 +8,7 @@ from jumpvpn.session.reasons import reason_of_code
 from jumpvpn.session.records import CLOCKS_APART
 from jumpvpn.session.state import Session
 from jumpvpn.session.validation import ReattachRequest
-from jumpvpn.values import MILLISECOND, Epoch, Instant, Version, replace
+from jumpvpn.values import MILLISECOND, Instant, replace
 
 
 def request_of(asked: inp.ReattachAsked, *, address_validated: bool) -> ReattachRequest:
@@ -39,9 +39,8 @@ def claim_again(session: Session, asked: inp.ReattachAsked) -> ev.OwnerChanged |
 
 
 def _proven_change(session: Session, asked: inp.ReattachAsked, owner: str, lost_at: Instant | None) -> ev.OwnerChanged:
-    proven = asked.expected_version if asked.expected_version > session.bound_version else 0
     term, cause = session.owner_epoch + 1, ev.OwnerCause.REQUEST
-    return ev.OwnerChanged(term, owner, lost_at, proven, asked.epoch - 1, cause)
+    return ev.OwnerChanged(term, owner, lost_at, asked.expected_version, asked.epoch - 1, cause)
 
 
 def claim_after(restored: inp.SessionRestored) -> ev.OwnerChanged:
@@ -61,16 +60,6 @@ def as_old_as_asked(session: Session, asked: inp.ReattachAsked, now: Instant) ->
     """
     born_at = Instant(now - asked.age_ms * MILLISECOND)
     return replace(session, born_at=born_at) if asked.proof and born_at - session.born_at <= CLOCKS_APART else session
-
-
-def as_claimed(session: Session, claim: ev.OwnerChanged) -> Session:
-    """What the request will meet once ``claim`` is committed, for validation ahead of it."""
-    claimed = replace(session, epoch=Epoch(max(session.epoch, claim.proven_epoch)))
-    if claim.proven_version <= session.bound_version:
-        return claimed
-    known = Version(claim.proven_version)
-    newest = max(session.version, known)
-    return replace(claimed, version=newest, bound_version=known, prior_bound_version=session.bound_version)
 
 
 def age_ms(session: Session, now: Instant) -> int:

@@ -14,6 +14,7 @@ from jumpvpn.model import __main__ as command
 from jumpvpn.model import run
 from jumpvpn.model.bounds import TINY
 from jumpvpn.model.mutants import BY_NAME, MUTANTS, Mutant
+from jumpvpn.model.progress import silent
 from jumpvpn.model.report import EXPLORED, Report
 from jumpvpn.properties import Property
 
@@ -24,19 +25,15 @@ EARLY = (
 )  # fmt: skip
 
 
-def _nothing(_line: str) -> None:
-    return None
-
-
 def test_seeded_faults_are_caught_as_declared() -> None:
-    results = run.run_mutants(EARLY, 2, _nothing)
+    results = run.run_mutants(EARLY, 2, silent)
     assert [(result.name, result.caught_by) for result in results if not result.as_declared] == []
     assert [result.name for result in results] == list(EARLY)
 
 
 def test_a_seeded_fault_dies_with_its_process() -> None:
-    before = run.run_mutants(["no-ttl"], 1, _nothing)
-    after = run.run_mutants(["volatile-to-attached"], 1, _nothing)
+    before = run.run_mutants(["no-ttl"], 1, silent)
+    after = run.run_mutants(["volatile-to-attached"], 1, silent)
     assert before[0].caught_by == "FINITE"
     assert after[0].caught_by == "EDGES"
 
@@ -67,7 +64,7 @@ def test_names_of_properties_are_the_registry_s() -> None:
 def test_faults_wait_for_a_machine_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the cap of worlds nothing is proved, so no fault is judged either."""
     narrow = type(TINY)(**{name: getattr(TINY, name) for name in TINY.__dataclass_fields__} | {"max_worlds": 30})
-    report = run.run(narrow, None, 2, _nothing)
+    report = run.run(narrow, None, 2, silent)
     assert {found.property for _, found in report.violations} == {Property.PROGRESS}
     assert report.mutants == ()
     assert "violates" in report.skipped
